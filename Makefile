@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: book lab test help export store bench clean
+
+help:  ## list what make can do here
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+book: $(READY)  ## run every chapter in order and show a table of headlines
+	$(BIN)/python tools/book.py
+
+lab: $(READY)  ## open the chapters in JupyterLab
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --notebook-dir=. notebooks/$(notdir $(firstword $(sort $(wildcard notebooks/*.ipynb))))
+
+test: $(READY)  ## run the unit tests, then every notebook, outputs compared
+	$(BIN)/python -m pytest
+
+export: $(READY)  ## for authors: write llmbook/ from the notebooks
+	$(BIN)/python tools/export.py
+
+store: $(READY)  ## for authors: run the notebooks (NB="..." for some) and keep their outputs
+	$(BIN)/python tools/book.py --store $(NB)
+
+bench: $(READY)  ## speed beside other implementations (slow; not part of test)
+	$(BIN)/python -m tests.benchmarks.speed
+
+clean:  ## remove the virtual environment and what was built
+	rm -rf $(VENV) build
+
+# The environment is made again whenever the list of versions changes.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 13) and f"Python 3.10 to 3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	@echo "Setting up $(VENV): a few minutes, once."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	@touch $@

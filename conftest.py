@@ -1,0 +1,10 @@
+"""What every test run shares. The notebooks are tests too, through nbval (settings in pyproject.toml)."""
+
+from nbval.plugin import IPyNbFile
+
+
+def pytest_collectstart(collector) -> None:
+    if isinstance(collector, IPyNbFile):
+        # Progress bars and warnings go to stderr. Whether they appear depends on the machine (a download bar,
+        # only where the cache is empty), so they are neither stored nor compared.
+        collector.skip_compare += ("stderr",)

@@ -1,0 +1,51 @@
+"""Where the book's code runs and in which number format: the one place that decides both."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def best_device() -> torch.device:
+    """The fastest device here: a CUDA GPU, else Apple's GPU (MPS), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def has_native_bfloat16(device: torch.device | str) -> bool:
+    """Whether `device` multiplies bfloat16 matrices in hardware.
+
+    True on NVIDIA GPUs from Ampere on and on CPUs with AVX512-BF16 or AMX. Elsewhere bfloat16 is emulated,
+    often a hundred times slower than float32, so "auto" does not choose it.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if kind == "cpu":
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # PyTorch has no public name for these
+        return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+    return False
+
+
+def autocast(device: torch.device | str, precision: str = "auto") -> contextlib.AbstractContextManager:
+    """The context in which to run a forward pass and its loss.
+
+    Args:
+        device: where the model is.
+        precision: "float32", "bfloat16" (autocast: weights stay float32, matrix products run in bfloat16),
+            or "auto": bfloat16 where `has_native_bfloat16`, else float32.
+
+    Raises:
+        ValueError: for another `precision`.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if precision == "bfloat16" or (precision == "auto" and has_native_bfloat16(device)):
+        return torch.autocast(torch.device(device).type, torch.bfloat16)
+    return contextlib.nullcontext()

@@ -1,0 +1,42 @@
+"""Which device and which number format: one place decides."""
+
+import pytest
+import torch
+
+from llmbook import devices
+
+
+def test_cuda_comes_first_then_mps_then_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices.best_device().type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert devices.best_device().type == "mps"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert devices.best_device().type == "cpu"
+
+
+@pytest.mark.parametrize("capability, native", [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bfloat16_is_native_from_ampere_on(monkeypatch, capability, native):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert devices.has_native_bfloat16("cuda") is native
+
+
+def test_mps_stays_in_float32():
+    assert devices.has_native_bfloat16("mps") is False
+
+
+@pytest.mark.parametrize("native, precision, expected", [
+    (True, "auto", torch.bfloat16), (False, "auto", torch.float32),
+    (True, "float32", torch.float32), (False, "bfloat16", torch.bfloat16)])
+def test_autocast_follows_the_hardware_unless_forced(monkeypatch, native, precision, expected):
+    monkeypatch.setattr(devices, "has_native_bfloat16", lambda device: native)
+    layer = torch.nn.Linear(4, 4)
+    with devices.autocast("cpu", precision):
+        assert layer(torch.ones(2, 4)).dtype == expected
+    assert layer.weight.dtype == torch.float32
+
+
+def test_unknown_precision_is_named():
+    with pytest.raises(ValueError, match="'float16'.*auto, float32, bfloat16"):
+        devices.autocast("cpu", "float16")

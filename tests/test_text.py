@@ -1,0 +1,518 @@
+"""Chapter 2's module: reading texts, byte-pair encoding, tokenizer files, windows and batches."""
+
+import hashlib
+import json
+import random
+from collections import Counter
+
+import pytest
+import regex
+import tiktoken
+import tiktoken.registry
+import torch
+
+from llmbook import text as module
+from llmbook.assets import fetch
+from llmbook.corpora import data_folder
+from llmbook.text import (
+    END_OF_TEXT,
+    GPT2_PATTERN,
+    NextTokenDataset,
+    load_tokenizer,
+    make_dataloader,
+    read_text,
+    save_tokenizer,
+    train_bpe,
+)
+
+STORY = read_text(data_folder() / "twenty_in_hand.txt")
+
+
+def random_text(rng: random.Random, longest: int = 60) -> str:
+    """Letters, accents, marks, scripts, emoji, control characters: any code point but surrogates."""
+    pools = [lambda: rng.choice(STORY), lambda: chr(rng.randrange(0x250)), lambda: chr(rng.randrange(0x300, 0x370)),
+             lambda: chr(rng.randrange(0x4E00, 0x9FA6)), lambda: chr(rng.randrange(0x1F300, 0x1FB00)),
+             lambda: chr(rng.choice([rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)])),
+             lambda: rng.choice(" \n\t'0123456789")]
+    return "".join(rng.choice(pools)() for _ in range(rng.randint(1, longest)))
+
+
+def few_letters(seed: int, letters: str = "ab", size: int = 2000) -> str:
+    """Words of few letters: dense in ties, runs of one letter and pairs that spell the same bytes."""
+    rng = random.Random(seed)
+    return " ".join("".join(rng.choice(letters) for _ in range(rng.randint(1, 12))) for _ in range(size // 7))
+
+
+TEXTS = {
+    "story": STORY[:3000],
+    "two letters": few_letters(0),
+    "three letters": few_letters(1, "abc"),
+    "one letter": " ".join("a" * n for n in range(1, 40)),
+    "other scripts": "潮水一天涨两次。 Η παλίρροια ανεβαίνει. ज्वार दिन में \N{OCTOPUS}\N{OCTOPUS} e\u0301e\u0301 " * 5,
+    "white space": "a  b\n\n\tc   \r\n" * 9 + "   ",
+}
+
+
+# --- a plain reference, written apart from the module ----------------------------------------------------------------
+
+def rescan_merges(text: str, pattern: str = GPT2_PATTERN):
+    """Yields (pair, counts, token) for each merge, the counts made again from nothing each time.
+
+    A row of ids is a string with a character for each id, so that `str.replace` does the merging.
+    """
+    rows = ["".join(map(chr, chunk.encode("utf-8"))) for chunk in regex.findall(pattern, text)]
+    tokens = [bytes([byte]) for byte in range(256)]
+    while counts := Counter(pair for row in rows for pair in zip(row, row[1:])):
+        top = max(counts.values())
+        pair = min(pair for pair, count in counts.items() if count == top)
+        tokens.append(tokens[ord(pair[0])] + tokens[ord(pair[1])])
+        assert len(set(tokens)) == len(tokens), "two merges spell the same bytes"
+        rows = [row.replace(pair[0] + pair[1], chr(len(tokens) - 1)) for row in rows]
+        yield (ord(pair[0]), ord(pair[1])), {(ord(a), ord(b)): n for (a, b), n in counts.items()}, tokens[-1]
+
+
+def reference_encode(text: str, encoding: tiktoken.Encoding) -> list[int]:
+    """In each chunk: join the neighbours whose bytes have the lowest id, the leftmost of them, until none have."""
+    ids = encoding._mergeable_ranks
+    result = []
+    for match in regex.finditer(encoding._pat_str, text):
+        parts = [bytes([byte]) for byte in match.group().encode("utf-8")]
+        while True:
+            pairs = enumerate(map(b"".join, zip(parts, parts[1:])))
+            joined = [(ids[pair], place) for place, pair in pairs if pair in ids]
+            if not joined:
+                break
+            place = min(joined)[1]
+            parts[place:place + 2] = [parts[place] + parts[place + 1]]
+        result += [ids[part] for part in parts]
+    return result
+
+
+# --- learning merges -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_incremental_training_equals_a_rescan_merge_by_merge(name):
+    pairs = module._PairCounts(module._count_chunks(TEXTS[name], GPT2_PATTERN, ()))
+    for new_id, (pair, counts, _) in enumerate(rescan_merges(TEXTS[name]), 256):
+        assert {key: count for key, count in pairs.counts.items() if count} == counts, f"before merge {new_id}"
+        assert pairs.most_common() == pair, f"merge {new_id}"
+        pairs.merge(pair, new_id)
+        if new_id == 450:
+            return
+    assert pairs.most_common() is None
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_trained_tokens_equal_a_rescan(name):
+    learned = [token for _, (_, _, token) in zip(range(150), rescan_merges(TEXTS[name]))]
+    encoding = train_bpe(TEXTS[name], 256 + len(learned) + 1)
+    assert [encoding.decode_single_token_bytes(256 + n) for n in range(len(learned))] == learned
+
+
+def test_places_hold_exactly_the_words_with_the_pair():
+    pairs = module._PairCounts(module._count_chunks(TEXTS["three letters"], GPT2_PATTERN, ()))
+    for new_id in range(256, 280):
+        pairs.merge(pairs.most_common(), new_id)
+        held = {pair: {i for i, word in enumerate(pairs.words) if pair in zip(word, word[1:])}
+                for pair, count in pairs.counts.items()}
+        assert {pair: places for pair, places in pairs.places.items() if places} == \
+            {pair: places for pair, places in held.items() if places}
+
+
+def test_a_merge_touches_only_the_words_that_hold_the_pair():
+    pairs = module._PairCounts(Counter({b" the": 4, b" tide": 2, b" hen": 1}))
+    hen = pairs.words[2]
+    assert pairs.most_common() == (32, 116)
+    pairs.merge((32, 116), 256)
+    assert pairs.words == [[256, 104, 101], [256, 105, 100, 101], [32, 104, 101, 110]] and pairs.words[2] is hen
+
+
+@pytest.mark.parametrize("ids, pair, merged", [
+    ([1, 2, 3, 1, 2], (1, 2), [9, 3, 9]), ([7, 7, 7], (7, 7), [9, 7]), ([7] * 4, (7, 7), [9, 9]),
+    ([1, 1, 2], (1, 2), [1, 9]), ([2, 1], (1, 2), [2, 1]), ([], (1, 2), []), ([1], (1, 2), [1])])
+def test_merge_goes_left_to_right_without_overlap(ids, pair, merged):
+    assert module._merge(ids, pair, 9) == merged
+
+
+def test_ids_are_bytes_then_merges_then_special_tokens():
+    encoding = train_bpe(STORY, 300, special_tokens=("<|endoftext|>", "<|user|>"))
+    assert encoding.n_vocab == 300 and encoding.eot_token == 298
+    assert [encoding.decode_single_token_bytes(id) for id in range(256)] == [bytes([id]) for id in range(256)]
+    assert encoding.decode_single_token_bytes(256) == b" t"
+    assert encoding.encode("<|user|>", allowed_special="all") == [299]
+    assert train_bpe(STORY, 256, special_tokens=()).n_vocab == 256
+
+
+def test_training_twice_gives_the_same_ids():
+    assert train_bpe(STORY, 700)._mergeable_ranks == train_bpe(STORY, 700)._mergeable_ranks
+
+
+def test_among_equally_frequent_pairs_the_lowest_ids_win():
+    assert train_bpe("zy ba dc", 258).decode([256]) == " b"  # " b", " d", "ba", "dc", "zy" occur once each
+
+
+def test_no_merge_crosses_a_chunk_or_a_special_token():
+    encoding = train_bpe("tide tide tide 1911 1911 ... " * 30, 268)
+    for token in list(encoding._mergeable_ranks)[256:]:
+        assert len(regex.findall(GPT2_PATTERN, token.decode())) == 1, token
+    joined = train_bpe(f"tide{END_OF_TEXT}" * 50 + "sea sea", 260)
+    assert [joined.decode([id]) for id in range(256, 259)] == ["de", "ide", "tide"]
+
+
+def test_special_tokens_in_the_text_are_not_learned():
+    assert train_bpe(f"ab{END_OF_TEXT}" * 500, 258).decode([256]) == "ab"
+    with pytest.raises(ValueError, match="pairs for 258 tokens only"):
+        train_bpe(f"ab{END_OF_TEXT}" * 500, 259)
+
+
+def test_own_pattern_is_used_for_training_and_for_encoding():
+    digits = GPT2_PATTERN.replace(r" ?\p{N}++", r"\p{N}")
+    text = "in 1911 in 1911 in 1911"
+    assert len(train_bpe(text, 259, pattern=digits).encode_ordinary(" 1911")) == 5
+    assert len(train_bpe(text, 263).encode_ordinary(" 1911")) == 1
+
+
+def test_progress_bar_is_silent_by_default_and_on_stderr_on_request(capsys):
+    train_bpe(STORY, 280)
+    assert capsys.readouterr() == ("", "")
+    train_bpe(STORY, 280, progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "23/23" in captured.err
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(text=STORY, vocab_size=256), r"vocab_size \(256\) is too small: 256 bytes and 1 special .* least 257"),
+    (dict(text=STORY, vocab_size=0), "at least 257"),
+    (dict(text=STORY, vocab_size=255, special_tokens=()), "at least 256"),
+    (dict(text="", vocab_size=300), "text is empty"),
+    (dict(text=" \n\t", vocab_size=300), "text is empty"),
+    (dict(text="ab ab", vocab_size=300), r"pairs for 259 tokens only: lower vocab_size \(300\)"),
+    (dict(text=END_OF_TEXT, vocab_size=300), "pairs for 257 tokens only"),
+    (dict(text=STORY, vocab_size=300, special_tokens=END_OF_TEXT), "is one string"),
+    (dict(text=STORY, vocab_size=300, special_tokens=("<a>", "<a>")), "must be different and not empty"),
+    (dict(text=STORY, vocab_size=300, special_tokens=("<a>", "")), "must be different and not empty"),
+])
+def test_bad_training_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        train_bpe(**arguments)
+
+
+def test_text_that_runs_out_of_pairs_works_at_the_size_that_the_message_gives():
+    encoding = train_bpe("ab ab", 259)
+    assert encoding.encode_ordinary("ab ab") == [256, 257]
+
+
+# --- encoding and decoding -------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def story_encoding():
+    return train_bpe(STORY, 1025)
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return load_tokenizer("gpt2")
+
+
+def test_random_unicode_round_trips(story_encoding, gpt2):
+    rng = random.Random(1)
+    for _ in range(3000):
+        text = random_text(rng)
+        for encoding in (story_encoding, gpt2):
+            assert encoding.decode(encoding.encode_ordinary(text)) == text
+
+
+def test_tiktoken_gives_the_reference_encoder_s_ids(story_encoding, gpt2):
+    rng = random.Random(2)
+    texts = [STORY[:3000], "Zoë Zoe\u0308", "it's IT'S", "  a\n\n b \n", *(random_text(rng) for _ in range(800))]
+    for text in texts:
+        for encoding in (story_encoding, gpt2):
+            assert encoding.encode_ordinary(text) == reference_encode(text, encoding), repr(text)
+
+
+@pytest.mark.parametrize("letters, seed", [("ab", 0), ("abc", 1), ("a", 2)])
+def test_reference_ids_where_many_pairs_spell_the_same_bytes(letters, seed):
+    text = few_letters(seed, letters, 4000)
+    encoding = train_bpe(text, 265 if letters == "a" else 450)
+    tokens = encoding._mergeable_ranks
+    ways = [sum(t[:cut] in tokens and t[cut:] in tokens for cut in range(1, len(t))) for t in tokens]
+    assert sum(n > 1 for n in ways) >= (4 if letters == "a" else 40), "this text does not show what it is here for"
+    rng = random.Random(seed)
+    samples = [text] + ["".join(rng.choice(letters + " ") for _ in range(rng.randint(1, 80))) for _ in range(500)]
+    for sample in samples:
+        ids = encoding.encode_ordinary(sample)
+        assert ids == reference_encode(sample, encoding) and encoding.decode(ids) == sample
+
+
+def test_reference_ids_in_a_made_up_order():
+    """Tokens that no training would order so: the merge that made a token need not be the one that fits."""
+    rng = random.Random(6)
+    made = [b"bc", b"ab", b"abc", b"ca", b"cab", b"aa", b"aaa", b"bcab", b"cc", b"abca", b"ba", b"aab", b"bb"]
+    for _ in range(30):
+        rng.shuffle(made)
+        ranks = {bytes([byte]): byte for byte in range(256)} | {token: 256 + n for n, token in enumerate(made)}
+        encoding = tiktoken.Encoding("made", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
+        for _ in range(40):
+            sample = "".join(rng.choice("abc") for _ in range(rng.randint(1, 40)))
+            assert encoding.encode_ordinary(sample) == reference_encode(sample, encoding), (sample, made)
+
+
+def test_training_pieces_are_the_encoder_s_pieces():
+    """The chunks of the training text, as the last merge leaves them, are what tiktoken encodes them to."""
+    for text in (STORY, few_letters(7, "abc")):
+        counts = module._count_chunks(text, GPT2_PATTERN, ())
+        pairs, encoding = module._PairCounts(counts), train_bpe(text, 500)
+        for new_id in range(256, 499):
+            pairs.merge(pairs.most_common(), new_id)
+        for chunk, word in zip(counts, pairs.words):
+            assert encoding.encode_ordinary(chunk.decode()) == word
+
+
+def test_long_chunks_are_encoded_alike(story_encoding):
+    rng = random.Random(5)
+    for size in (99, 100, 101, 499, 500, 501, 900):  # tiktoken takes another way for long chunks
+        word = "".join(rng.choice("theandouwas") for _ in range(size))
+        assert story_encoding.encode_ordinary(word) == reference_encode(word, story_encoding)
+
+
+def test_special_tokens_cannot_be_smuggled_in(story_encoding, gpt2):
+    text = f"Be kind.{END_OF_TEXT}New rules:"
+    for encoding in (story_encoding, gpt2):
+        with pytest.raises(ValueError, match="disallowed special token"):
+            encoding.encode(text)
+        ids = encoding.encode_ordinary(text)
+        assert encoding.eot_token not in ids and encoding.decode(ids) == text
+        assert encoding.encode(text, allowed_special={END_OF_TEXT}).count(encoding.eot_token) == 1
+
+
+# --- GPT-2's vocabulary ----------------------------------------------------------------------------------------------
+
+def test_gpt2_is_what_tiktoken_calls_gpt2(gpt2, monkeypatch, tmp_path):
+    """tiktoken looks for its files in a cache folder and checks its own hashes: so it takes ours, offline."""
+    source = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+    for name in ("vocab.bpe", "encoder.json"):
+        path = tmp_path / hashlib.sha1((source + name).encode()).hexdigest()
+        path.write_bytes((fetch("gpt2-bpe") / name).read_bytes())
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+    official = tiktoken.get_encoding("gpt2")
+    assert gpt2.name == official.name and gpt2.n_vocab == official.n_vocab == 50257
+    assert gpt2._mergeable_ranks == official._mergeable_ranks
+    assert gpt2._special_tokens == official._special_tokens == {END_OF_TEXT: 50256}
+    rng = random.Random(3)
+    for text in (STORY, *(random_text(rng) for _ in range(300))):
+        assert gpt2.encode_ordinary(text) == official.encode_ordinary(text)
+
+
+def test_our_pattern_cuts_as_the_one_in_tiktoken():
+    from tiktoken_ext import openai_public
+
+    official = getattr(openai_public, "r50k_pat_str", None) or regex.search(
+        r'"pat_str": r"""(.*?)"""', (openai_public.__loader__.get_source(openai_public.__name__)))[1]
+    rng = random.Random(4)
+    for text in (STORY, *(random_text(rng) for _ in range(500))):
+        assert regex.findall(GPT2_PATTERN, text) == regex.findall(official, text)
+
+
+def test_gpt2_known_ids(gpt2):
+    assert gpt2.encode_ordinary("Hello, world!") == [15496, 11, 995, 0]  # as in OpenAI's own examples
+    assert gpt2.eot_token == 50256
+
+
+# --- tokenizer files -------------------------------------------------------------------------------------------------
+
+def test_saved_tokenizers_load_unchanged(tmp_path, story_encoding, gpt2):
+    pattern = train_bpe(STORY, 300, special_tokens=("<a>", "<b>"), pattern=r"\w+|\W")
+    for encoding in (story_encoding, gpt2, pattern):
+        path = tmp_path / "tokenizer.json"
+        save_tokenizer(encoding, path)
+        for again in (load_tokenizer(path), load_tokenizer(str(path))):
+            assert again.name == encoding.name and again._pat_str == encoding._pat_str
+            assert again._mergeable_ranks == encoding._mergeable_ranks
+            assert again._special_tokens == encoding._special_tokens and again.n_vocab == encoding.n_vocab
+    assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, story_encoding, monkeypatch):
+    path = tmp_path / "tokenizer.json"
+    save_tokenizer(story_encoding, path)
+    before = path.read_bytes()
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.Path, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_tokenizer(train_bpe(STORY, 300), path)
+    assert path.read_bytes() == before
+
+
+def test_a_tokenizer_with_gaps_in_its_ids_is_not_saved(tmp_path):
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b"ab": 300}
+    gaps = tiktoken.Encoding("gaps", pat_str=".", mergeable_ranks=ranks, special_tokens={})
+    with pytest.raises(ValueError, match="'gaps' have gaps"):
+        save_tokenizer(gaps, tmp_path / "gaps.json")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["gpt3", "", "no/such/file.json"])
+def test_unknown_tokenizer_name(name):
+    with pytest.raises(ValueError, match=f"no tokenizer named '{name}': use 'gpt2' or the path"):
+        load_tokenizer(name)
+
+
+def damaged(change) -> bytes:
+    content = {"name": "x", "pattern": GPT2_PATTERN, "special_tokens": {END_OF_TEXT: 256},
+               "tokens": [module.base64.b64encode(bytes([byte])).decode() for byte in range(256)]}
+    change(content)
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize("data", [
+    b"", b"not JSON", b"\xff\xfe", b"[1, 2]", b"7", b"null",
+    damaged(lambda c: c.pop("tokens")), damaged(lambda c: c.pop("pattern")), damaged(lambda c: c.pop("name")),
+    damaged(lambda c: c.pop("special_tokens")), damaged(lambda c: c.update(tokens=None)),
+    damaged(lambda c: c["tokens"].pop()), damaged(lambda c: c["tokens"].append("!!")),
+    damaged(lambda c: c["tokens"].append(c["tokens"][0])), damaged(lambda c: c["tokens"].append(7)),
+    damaged(lambda c: c.update(pattern="(")), damaged(lambda c: c.update(pattern=None)),
+    damaged(lambda c: c.update(special_tokens=[END_OF_TEXT])), damaged(lambda c: c.update(special_tokens={"<a>": "x"})),
+    damaged(lambda c: c.update(special_tokens={"<a>": 65})), damaged(lambda c: c.update(special_tokens={"<a>": -1})),
+    damaged(lambda c: c.update(special_tokens={"<a>": 256, "<b>": 256})),
+    damaged(lambda c: None)[:2000],
+])
+def test_damaged_tokenizer_file(tmp_path, data):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="tokenizer.json is not a tokenizer file from save_tokenizer: "):
+        load_tokenizer(path)
+
+
+def test_the_undamaged_file_loads(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(damaged(lambda content: None))
+    assert load_tokenizer(path).n_vocab == 257
+
+
+# --- reading texts ---------------------------------------------------------------------------------------------------
+
+def test_read_text(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffZoë\r\n潮\n".encode())
+    assert read_text(path) == read_text(str(path)) == "Zoë\n潮\n"
+
+
+@pytest.mark.parametrize("data, message", [
+    (b"", "a.txt holds no text"), (b" \n\t", "a.txt holds no text"), (b"\xef\xbb\xbf", "a.txt holds no text"),
+    ("café".encode("latin-1"), r"a.txt: byte 3 \(0xe9\) is not UTF-8: save the file as UTF-8"),
+    ("Zoë".encode("utf-16"), r"byte 0 \(0xff\) is not UTF-8"),
+])
+def test_read_text_that_is_none(tmp_path, data, message):
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_text(path)
+
+
+def test_read_text_of_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "none.txt")
+
+
+# --- windows ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("context_length, stride", [(1, None), (4, None), (4, 1), (4, 3), (4, 9), (19, 1)])
+def test_targets_are_the_inputs_one_token_later(context_length, stride):
+    ids = [7 * n for n in range(20)]
+    dataset = NextTokenDataset(ids, context_length, stride)
+    starts = [s for s in range(0, 20, stride or context_length) if s + context_length + 1 <= 20]
+    assert len(dataset) == len(starts) == len(list(dataset))
+    for start, (inputs, targets) in zip(starts, dataset):
+        assert inputs.tolist() == ids[start:start + context_length]
+        assert targets.tolist() == ids[start + 1:start + context_length + 1]
+        assert inputs.dtype == targets.dtype == torch.int64
+
+
+def test_without_overlap_each_token_is_a_target_once():
+    dataset = NextTokenDataset(range(101), 10)
+    assert torch.cat([targets for _, targets in dataset]).tolist() == list(range(1, 101))
+
+
+def test_ids_may_be_a_list_a_range_or_a_tensor():
+    for ids in ([1, 2, 3, 4], range(1, 5), torch.tensor([1, 2, 3, 4], dtype=torch.int32)):
+        assert NextTokenDataset(ids, 3)[0][1].tolist() == [2, 3, 4]
+
+
+def test_windows_by_negative_and_by_wrong_index():
+    dataset = NextTokenDataset(range(30), 8, stride=3)
+    assert dataset[-1][0].tolist() == dataset[len(dataset) - 1][0].tolist()
+    for index in (len(dataset), -len(dataset) - 1):
+        with pytest.raises(IndexError, match=f"window {index} of {len(dataset)}"):
+            dataset[index]
+
+
+@pytest.mark.parametrize("ids, sizes, message", [
+    (range(8), (8,), r"shape \(8,\): context_length 8 needs a 1-D row of at least 9"),
+    ([], (8,), r"shape \(0,\): context_length 8 needs"),
+    (torch.zeros(4, 50, dtype=torch.long), (8,), r"shape \(4, 50\).*1-D"),
+    (torch.tensor(3), (8,), r"shape \(\).*1-D"),
+    (torch.zeros(50), (8,), "torch.float32: ids are whole numbers"),
+    (range(50), (0,), r"context_length \(0\), stride \(0\): at least 1"),
+    (range(50), (8, 0), r"context_length \(8\), stride \(0\): at least 1"),
+    (range(50), (8, -2), r"stride \(-2\)"),
+])
+def test_bad_windows(ids, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        NextTokenDataset(ids, *sizes)
+    with pytest.raises(ValueError, match=message):
+        make_dataloader(ids, sizes[0], 2, *sizes[1:])
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+def starts(loader) -> list[int]:
+    return [row[0].item() for inputs, _ in loader for row in inputs]
+
+
+def test_batches_have_shape_and_shift():
+    loader = make_dataloader(range(103), context_length=10, batch_size=4, seed=0)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 2  # 10 windows, the last 2 dropped
+    for inputs, targets in batches:
+        assert inputs.shape == targets.shape == (4, 10)
+        assert torch.equal(inputs + 1, targets)
+
+
+def test_every_window_comes_once_a_pass_and_the_tail_on_request():
+    loader = make_dataloader(range(103), 10, 4, drop_last=False, seed=1)
+    assert sorted(starts(loader)) == list(range(0, 100, 10)) and len(loader) == 3
+
+
+def test_order():
+    assert starts(make_dataloader(range(103), 10, 5, shuffle=False)) == list(range(0, 100, 10))
+    one, same, other = (make_dataloader(range(1003), 10, 5, seed=seed) for seed in (7, 7, 8))
+    first, second = starts(one), starts(one)
+    assert first == starts(same) and second == starts(same), "a seed repeats the order, pass by pass"
+    assert first != second and first != starts(other) and sorted(first) == sorted(second)
+    torch.manual_seed(0)
+    unseeded = starts(make_dataloader(range(1003), 10, 5))
+    torch.manual_seed(0)
+    assert unseeded == starts(make_dataloader(range(1003), 10, 5))
+
+
+def test_stride_reaches_the_dataset():
+    assert starts(make_dataloader(range(30), 8, 2, stride=3, shuffle=False)) == [0, 3, 6, 9, 12, 15, 18, 21]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(batch_size=11), "10 windows do not fill a batch of batch_size 11: lower batch_size or stride"),
+    (dict(batch_size=0), r"batch_size \(0\) must be at least 1"),
+    (dict(batch_size=-1, drop_last=False), r"batch_size \(-1\) must be at least 1"),
+])
+def test_bad_batches(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_dataloader(range(103), 10, **arguments)
+
+
+def test_a_batch_larger_than_the_windows_is_fine_without_drop_last():
+    [(inputs, _)] = make_dataloader(range(103), 10, 64, drop_last=False)
+    assert inputs.shape == (10, 10)

@@ -1,0 +1,358 @@
+"""Chapter 3: attention equals PyTorch's own, never looks ahead, and gives the same outputs through its cache."""
+
+import inspect
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from llmbook import attention
+from llmbook.attention import KeyValueCache, MultiHeadAttention, causal_attention
+
+SIZES = [(64, 4), (48, 1), (30, 5), (16, 16)]  # d_model, n_heads
+
+
+def randomized(module: nn.Module, std: float = 0.1) -> nn.Module:
+    """Biases too, which a new layer has at zero, where a lost one would not be noticed."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=std)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def empty_cache(layer: MultiHeadAttention, batch: int, tokens: int, n_layers: int = 1, **kind) -> KeyValueCache:
+    """A cache for `layer` whose unused memory holds NaN, so that reading it would show."""
+    d_head = layer.out.in_features // layer.n_heads
+    cache = KeyValueCache(n_layers, batch, layer.n_heads, tokens, d_head, **kind)
+    cache.keys.fill_(torch.nan)
+    cache.values.fill_(torch.nan)
+    return cache
+
+
+def in_pieces(layer: MultiHeadAttention, x: Tensor, pieces: list[int]) -> Tensor:
+    cache = empty_cache(layer, len(x), x.shape[1], dtype=x.dtype)
+    with torch.no_grad():
+        outputs = torch.cat([layer(piece, cache) for piece in x.split(pieces, dim=1)], dim=1)
+    assert cache.length == x.shape[1]
+    return outputs
+
+
+def by_hand(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention by the formula, in loops over tokens: no mask, no broadcasting, nothing shared with our code."""
+    context = torch.zeros_like(query)
+    past = key.shape[2] - query.shape[2]
+    for b, h, i in itertools.product(range(query.shape[0]), range(query.shape[1]), range(query.shape[2])):
+        seen = past + i + 1
+        scores = torch.stack([query[b, h, i] @ key[b, h, j] for j in range(seen)]) / query.shape[3] ** 0.5
+        weights = scores.exp() / scores.exp().sum()
+        context[b, h, i] = sum(weights[j] * value[b, h, j] for j in range(seen))
+    return context
+
+
+# What it computes
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("need_weights", [False, True], ids=["fused", "step by step"])
+@pytest.mark.parametrize(("d_model", "n_heads"), SIZES)
+def test_it_equals_pytorchs_own_to_a_millionth(d_model, n_heads, need_weights, bias):
+    theirs = randomized(nn.MultiheadAttention(d_model, n_heads, bias=bias, batch_first=True))
+    ours = MultiHeadAttention(d_model, n_heads, bias=bias)
+    weights = {"qkv.weight": theirs.in_proj_weight, "out.weight": theirs.out_proj.weight}
+    if bias:
+        weights |= {"qkv.bias": theirs.in_proj_bias, "out.bias": theirs.out_proj.bias}
+    ours.load_state_dict(weights)
+    x = torch.randn(3, 40, d_model)
+    future = torch.ones(40, 40, dtype=torch.bool).triu(1)
+    with torch.no_grad():
+        expected, _ = theirs(x, x, x, attn_mask=future, need_weights=need_weights)
+        assert expected.std() > 1e-3
+        torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-6)
+
+
+def test_gradients_equal_those_of_the_formula():
+    """All parameters and the input; `by_hand` cuts the heads itself, row by row of the stacked weights."""
+    layer = randomized(MultiHeadAttention(12, 3, bias=True), std=0.3).double()
+    x = torch.randn(2, 6, 12, dtype=torch.double, requires_grad=True)
+    roles = []
+    for role in range(3):
+        rows = [slice(role * 12 + head * 4, role * 12 + head * 4 + 4) for head in range(3)]
+        roles.append(torch.stack([x @ layer.qkv.weight[r].T + layer.qkv.bias[r] for r in rows], dim=1))
+    context = by_hand(*roles)  # (batch, n_heads, tokens, d_head)
+    expected = torch.cat(context.unbind(1), dim=-1) @ layer.out.weight.T + layer.out.bias
+    output = layer(x)
+    torch.testing.assert_close(output, expected)
+    inputs = [x, *layer.parameters()]
+    wish = torch.randn_like(output)
+    for ours, theirs in zip(torch.autograd.grad((output * wish).sum(), inputs),
+                            torch.autograd.grad((expected * wish).sum(), inputs)):
+        assert theirs.abs().max() > 1e-3
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("past", "tokens"), [(0, 1), (0, 5), (4, 1), (4, 3), (1, 2)])
+def test_causal_attention_is_the_formula(past, tokens):
+    query = torch.randn(2, 3, tokens, 4)
+    key, value = torch.randn(2, 2, 3, past + tokens, 4)
+    torch.testing.assert_close(causal_attention(query, key, value), by_hand(query, key, value))
+
+
+@pytest.mark.parametrize(("bias", "out_bias", "expected"), [
+    (False, None, (False, False)), (True, None, (True, True)),
+    (False, True, (False, True)), (True, False, (True, False))])
+def test_which_parts_have_a_bias(bias, out_bias, expected):
+    layer = MultiHeadAttention(8, 2, bias=bias, out_bias=out_bias)
+    assert (layer.qkv.bias is not None, layer.out.bias is not None) == expected
+
+
+# It never looks ahead
+
+
+@pytest.mark.parametrize("pieces", [None, [9], [1] * 9, [4, 5], [2, 1, 4, 2], [1, 8]])
+def test_a_changed_future_token_changes_no_earlier_output(pieces):
+    layer = randomized(MultiHeadAttention(16, 4, bias=True))
+    x = torch.randn(3, 9, 16)
+
+    def run(x: Tensor) -> Tensor:
+        return layer(x).detach() if pieces is None else in_pieces(layer, x, pieces)
+
+    before = run(x)
+    for token in range(9):
+        changed = x.clone()
+        changed[:, token] += 100 * torch.randn(3, 16)
+        after = run(changed)
+        assert torch.equal(after[:, :token], before[:, :token])
+        assert not torch.isclose(after[:, token:], before[:, token:]).all(dim=-1).any()  # all later ones do move
+
+
+def test_no_gradient_flows_from_an_output_to_a_later_token():
+    layer = randomized(MultiHeadAttention(16, 4))
+    x = torch.randn(2, 7, 16, requires_grad=True)
+    for token in range(7):
+        gradient, = torch.autograd.grad(layer(x)[:, token].sum(), x)
+        assert not gradient[:, token + 1 :].any()
+        assert gradient[:, : token + 1].abs().amax(dim=-1).min() > 0
+
+
+def test_texts_of_a_batch_do_not_mix():
+    layer = randomized(MultiHeadAttention(16, 4))
+    x = torch.randn(3, 5, 16)
+    alone = torch.cat([layer(text[None]) for text in x])
+    torch.testing.assert_close(layer(x), alone, rtol=0, atol=1e-6)
+    pieces = torch.cat([in_pieces(layer, text[None], [2, 3]) for text in x])
+    torch.testing.assert_close(in_pieces(layer, x, [2, 3]), pieces, rtol=0, atol=1e-6)
+
+
+# The cache
+
+
+@pytest.mark.parametrize("pieces", [[11], [1] * 11, [7, 1, 1, 2], [1, 10], [5, 6], [2, 3, 6]])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_cache_changes_no_output(batch, pieces):
+    layer = randomized(MultiHeadAttention(24, 3, bias=True), std=0.3)
+    x = torch.randn(batch, 11, 24)
+    torch.testing.assert_close(in_pieces(layer, x, pieces), layer(x).detach(), rtol=0, atol=1e-5)
+
+
+def test_layers_share_a_cache_without_touching_each_other():
+    layers = [randomized(MultiHeadAttention(16, 2), std=0.3) for _ in range(3)]
+    x = torch.randn(2, 6, 16)
+    cache = empty_cache(layers[0], 2, 6, n_layers=3)
+    outputs, lengths = [], []
+    with torch.no_grad():
+        whole = layers[2](layers[1](layers[0](x)))
+        for piece in x.split([4, 2], dim=1):
+            for index, layer in enumerate(layers):
+                piece = layer(piece, cache, index)
+                lengths.append(cache.length)
+            outputs.append(piece)
+    torch.testing.assert_close(torch.cat(outputs, dim=1), whole, rtol=0, atol=1e-5)
+    assert lengths == [0, 0, 4, 4, 4, 6]  # tokens that every layer has
+
+
+def test_append_stores_in_place_and_returns_views():
+    cache = KeyValueCache(2, 2, 3, 5, 4, dtype=torch.float64)
+    assert cache.keys.shape == cache.values.shape == (2, 2, 3, 5, 4)
+    assert cache.keys.dtype == cache.values.dtype == torch.float64
+    assert (cache.length, cache.max_tokens) == (0, 5)
+    keys, values = torch.randn(2, 2, 3, 5, 4, dtype=torch.float64)
+    address = cache.keys.data_ptr()
+    first = cache.append(1, keys[:, :, :2], values[:, :, :2])
+    so_far = cache.append(1, keys[:, :, 2:], values[:, :, 2:])
+    assert torch.equal(so_far[0], keys) and torch.equal(so_far[1], values)
+    assert torch.equal(first[0], keys[:, :, :2])
+    assert so_far[0]._base is cache.keys and so_far[1]._base is cache.values
+    assert cache.keys.data_ptr() == address
+    assert cache.length == 0  # the other layer has none yet
+
+
+def test_a_new_token_costs_one_row_however_long_the_past():
+    """Counted in multiply-adds: 4 d^2 for the products, 2 d a token seen."""
+    counter = pytest.importorskip("torch.utils.flop_counter").FlopCounterMode
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    layer = MultiHeadAttention(32, 4)
+    cache = empty_cache(layer, 1, 20)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        layer(torch.randn(1, 19, 32), cache)
+        with counter(display=False) as count:
+            layer(torch.randn(1, 1, 32), cache)
+    assert count.get_total_flops() == 2 * (4 * 32**2 + 2 * 20 * 32)
+
+
+def test_inference_mode_can_fill_a_cache_made_outside():
+    layer, x = randomized(MultiHeadAttention(16, 2)), torch.randn(1, 4, 16)
+    cache = empty_cache(layer, 1, 4)
+    with torch.inference_mode():
+        pieces = torch.cat([layer(piece, cache) for piece in x.split(2, dim=1)], dim=1)
+        torch.testing.assert_close(pieces, layer(x), rtol=0, atol=1e-6)
+
+
+# Numbers of half the size
+
+
+def test_bfloat16_is_near_float32_with_and_without_cache():
+    layer, x = randomized(MultiHeadAttention(64, 4)), torch.randn(2, 12, 64)
+    expected = layer(x).detach()
+    half, half_x = randomized(MultiHeadAttention(64, 4)).to(torch.bfloat16), x.to(torch.bfloat16)
+    half.load_state_dict(layer.state_dict())
+    for output in (half(half_x).detach(), in_pieces(half, half_x, [7, 1, 4])):
+        assert output.dtype == torch.bfloat16
+        assert (output.float() - expected).norm() < 0.02 * expected.norm()
+
+
+def test_autocast_works_with_a_bfloat16_cache_and_refuses_a_float32_one():
+    layer, x = randomized(MultiHeadAttention(64, 4)), torch.randn(2, 6, 64)
+    expected = layer(x).detach()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        cache = empty_cache(layer, 2, 6, dtype=torch.bfloat16)
+        output = torch.cat([layer(piece, cache) for piece in x.split([4, 2], dim=1)], dim=1)
+        assert (output.float() - expected).norm() < 0.02 * expected.norm()
+        with pytest.raises(ValueError, match=r"keys of torch.bfloat16 on cpu do not fit a cache of torch.float32 on "
+                                             r"cpu: make it with the model's dtype and device"):
+            layer(x, empty_cache(layer, 2, 6))
+
+
+# Dropout
+
+
+def test_dropout_is_for_training_mode_only():
+    layer, x = randomized(MultiHeadAttention(32, 4, dropout=0.5)), torch.randn(2, 8, 32)
+    plain = MultiHeadAttention(32, 4)
+    plain.load_state_dict(layer.state_dict())
+    assert not torch.equal(layer(x), layer(x))
+    layer.eval()
+    assert torch.equal(layer(x), plain(x))
+    layer.train()
+    layer.dropout = 0.0
+    assert torch.equal(layer(x), plain(x))
+
+
+def test_dropout_acts_on_the_weights_and_keeps_their_mean():
+    """One head, values one-hot: the output is the weights. Some are 0, the others twice as large."""
+    query, key = torch.randn(2, 400, 1, 6, 4)
+    one_hot = torch.eye(6).expand(400, 1, 6, 6)
+    weights, dropped = causal_attention(query, key, one_hot), causal_attention(query, key, one_hot, dropout=0.5)
+    kept = dropped > 0
+    torch.testing.assert_close(dropped[kept], 2 * weights[kept])
+    assert 0.45 < kept.sum() / (weights > 0).sum() < 0.55
+
+
+# What does not fit is refused, in one line
+
+
+@pytest.mark.parametrize(("d_model", "n_heads"), [(100, 12), (8, 16), (8, 0), (8, -2)])
+def test_sizes_that_do_not_go_together(d_model, n_heads):
+    with pytest.raises(ValueError, match=rf"^d_model \({d_model}\) must be divisible by n_heads \({n_heads}\)$"):
+        MultiHeadAttention(d_model, n_heads)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 15), (5, 16), (16,), (1, 2, 5, 16)])
+def test_x_of_another_shape(shape):
+    layer = MultiHeadAttention(16, 4)
+    with pytest.raises(ValueError) as caught:
+        layer(torch.randn(shape))
+    assert str(caught.value) == f"x has shape {shape}: give (batch, tokens, 16)"
+
+
+@pytest.mark.parametrize(("n_heads", "shape", "layer", "message"), [
+    (4, (2, 9, 16), 0, "9 tokens do not fit a cache of 8: make it with more max_tokens"),
+    (4, (3, 5, 16), 0, "a batch of 3 does not fit a cache made for 2: make one for each batch size"),
+    (4, (1, 5, 16), 0, "a batch of 1 does not fit a cache made for 2: make one for each batch size"),
+    (4, (2, 5, 16), 3, "layer 3 does not exist in a cache made for 3 layers, counted from 0: "
+                       "make it with the model's n_layers"),
+    (4, (2, 5, 16), -1, "layer -1 does not exist in a cache made for 3 layers, counted from 0: "
+                        "make it with the model's n_layers"),
+    (1, (2, 5, 4), 0, "keys (2, 1, 5, 4) and values (2, 1, 5, 4) do not fit a cache made for 4 heads of 4 features"),
+    (4, (2, 5, 32), 0, "keys (2, 4, 5, 8) and values (2, 4, 5, 8) do not fit a cache made for 4 heads of 4 features")])
+def test_a_cache_that_does_not_fit(n_heads, shape, layer, message):
+    cache = KeyValueCache(n_layers=3, batch_size=2, n_heads=4, max_tokens=8, d_head=4)
+    cache.keys.zero_(), cache.values.zero_()
+    with torch.no_grad(), pytest.raises(ValueError) as caught:
+        MultiHeadAttention(shape[2], n_heads)(torch.randn(shape), cache, layer)
+    assert str(caught.value) == message
+    assert cache.length == 0 and not cache.keys.any() and not cache.values.any()  # nothing was stored
+
+
+def test_a_full_cache_keeps_what_it_has():
+    layer, x = randomized(MultiHeadAttention(16, 4)), torch.randn(1, 5, 16)
+    cache = empty_cache(layer, 1, 5)
+    with torch.no_grad():
+        layer(x[:, :4], cache)
+        with pytest.raises(ValueError, match="6 tokens do not fit a cache of 5"):
+            layer(x[:, :2], cache)
+        last = layer(x[:, 4:], cache)  # what fits still goes on from where it was
+    torch.testing.assert_close(last, layer(x)[:, 4:].detach(), rtol=0, atol=1e-6)
+
+
+def test_a_cache_with_more_layers_than_the_model_or_left_half_filled():
+    """Its length would stay behind, and with it the positions of all tokens to come."""
+    cache = KeyValueCache(2, 1, 4, 8, 4)
+    layer, x = MultiHeadAttention(16, 4), torch.randn(1, 2, 16)
+    with torch.no_grad():
+        layer(x, cache, 0), layer(x, cache, 1)
+        layer(x, cache, 0)
+        with pytest.raises(ValueError, match="the last pass did not fill all 2 layers of this cache: make a new one"):
+            layer(x, cache, 0)
+
+
+def test_keys_and_values_of_different_shapes():
+    cache = KeyValueCache(1, 2, 3, 5, 4)
+    with pytest.raises(ValueError, match=r"keys \(2, 3, 2, 4\) and values \(2, 3, 1, 4\) do not fit"):
+        cache.append(0, torch.zeros(2, 3, 2, 4), torch.zeros(2, 3, 1, 4))
+
+
+def test_a_cache_on_another_device():
+    layer = MultiHeadAttention(16, 4)
+    with torch.no_grad(), pytest.raises(ValueError, match="keys of torch.float32 on cpu do not fit a cache of "
+                                                          "torch.float32 on meta: make it with the model's"):
+        layer(torch.randn(2, 3, 16), KeyValueCache(1, 2, 4, 8, 4, device="meta"))
+
+
+def test_a_cache_takes_no_part_in_training():
+    layer = MultiHeadAttention(16, 4)
+    cache = empty_cache(layer, 2, 8)
+    with pytest.raises(ValueError, match=r"a cache is for inference: run the model under torch.no_grad\(\)"):
+        layer(torch.randn(2, 3, 16), cache)
+    assert not cache.keys.requires_grad and cache.length == 0
+
+
+# The public names
+
+
+def test_public_names_are_typed_and_documented():
+    assert set(attention.__all__) == {"KeyValueCache", "MultiHeadAttention", "causal_attention"}
+    for name in attention.__all__:
+        assert "batch" in inspect.getdoc(getattr(attention, name))  # shapes
+    for function in (MultiHeadAttention.__init__, MultiHeadAttention.forward, KeyValueCache.__init__,
+                     KeyValueCache.append, causal_attention):
+        parameters = list(inspect.signature(function).parameters.values())
+        assert all(p.annotation is not p.empty for p in parameters if p.name != "self")
+    assert str(inspect.signature(MultiHeadAttention)) == (
+        "(d_model: int, n_heads: int, dropout: float = 0.0, bias: bool = False, out_bias: bool | None = None)")

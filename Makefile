@@ -3,6 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# PyTorch's threads wait for each other by spinning. Where another program wants the same cores, that makes
+# a small model's training step take ten times as long; so let them sleep soon. (Used by GNU's OpenMP, on Linux.)
+export GOMP_SPINCOUNT ?= 1000
+
 .PHONY: book lab test help export store bench clean
 
 help:  ## list what make can do here

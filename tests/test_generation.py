@@ -1,0 +1,160 @@
+"""Sampling: which tokens stay, the cache, stop tokens, seeds, bad arguments."""
+
+import pytest
+import torch
+
+from llmbook.generation import filter_logits, generate, stream
+from llmbook.gpt import GPT, GPTConfig
+
+
+@pytest.fixture
+def model() -> GPT:
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=23, context_length=12, d_model=16, n_heads=2, n_layers=2, dropout=0.3))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)  # far from uniform, so that mistakes show
+    return model.eval()
+
+
+PROMPT = torch.tensor([[3, 1, 4], [1, 5, 9]])
+
+
+def kept(logits: torch.Tensor) -> list[int]:
+    return logits.isfinite().nonzero()[:, 1].tolist()
+
+
+PROBABILITIES = torch.tensor([[0.1, 0.4, 0.05, 0.3, 0.15]])
+
+
+@pytest.mark.parametrize("top_p, expected", [
+    (1e-9, [1]), (0.3, [1]), (0.41, [1, 3]), (0.69, [1, 3]), (0.71, [1, 3, 4]), (0.86, [0, 1, 3, 4]),
+    (0.96, [0, 1, 2, 3, 4]), (1.0, [0, 1, 2, 3, 4])])
+def test_top_p_keeps_the_smallest_set_that_reaches_p(top_p, expected):
+    assert kept(filter_logits(PROBABILITIES.log(), top_p=top_p)) == expected
+
+
+@pytest.mark.parametrize("top_k, expected", [
+    (1, [1]), (2, [1, 3]), (4, [0, 1, 3, 4]), (5, [0, 1, 2, 3, 4]), (99, [0, 1, 2, 3, 4])])
+def test_top_k_keeps_k(top_k, expected):
+    assert kept(filter_logits(PROBABILITIES.log(), top_k=top_k)) == expected
+
+
+def test_top_p_counts_what_top_k_leaves():
+    # of {0.4, 0.3} the first has 4/7 = 0.571 of the probability
+    assert kept(filter_logits(PROBABILITIES.log(), top_k=2, top_p=0.55)) == [1]
+    assert kept(filter_logits(PROBABILITIES.log(), top_k=2, top_p=0.6)) == [1, 3]
+
+
+def test_rows_are_filtered_each_on_its_own():
+    logits = torch.stack([PROBABILITIES[0], PROBABILITIES[0].flip(0)]).log()
+    filtered = filter_logits(logits, top_p=0.6)
+    assert filtered.isfinite().tolist() == [[False, True, False, True, False], [False, True, False, True, False]]
+
+
+def test_temperature_divides_the_logits():
+    torch.testing.assert_close(filter_logits(PROBABILITIES.log(), temperature=0.5).softmax(-1),
+                               PROBABILITIES**2 / (PROBABILITIES**2).sum())
+
+
+def reference(model, ids, count):
+    """Greedy, no cache, everything read again each time."""
+    with torch.no_grad():
+        for _ in range(count):
+            ids = torch.cat([ids, model(ids)[:, -1].argmax(-1, keepdim=True)], dim=1)
+    return ids
+
+
+def test_greedy_with_the_cache_equals_reading_everything_again(model):
+    assert torch.equal(generate(model, PROMPT, 9, temperature=0), reference(model, PROMPT, 9))
+
+
+def test_one_kept_token_is_greedy(model):
+    greedy = generate(model, PROMPT, 9, temperature=0)
+    assert torch.equal(generate(model, PROMPT, 9, top_k=1), greedy)
+    assert torch.equal(generate(model, PROMPT, 9, top_p=1e-9), greedy)
+
+
+def test_samples_follow_the_model_s_distribution(model):
+    prompts = torch.tensor([[3, 1, 4]]).expand(4000, -1)
+    drawn = generate(model, prompts, 1, seed=0)[:, -1]
+    with torch.no_grad():
+        expected = model(prompts[:1])[0, -1].softmax(-1)
+    counts = torch.bincount(drawn, minlength=23) / 4000
+    assert (counts - expected).abs().max() < 0.04
+
+
+def test_a_seed_repeats_and_another_differs(model):
+    first, again, other = (generate(model, PROMPT, 9, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    before = torch.get_rng_state()
+    generate(model, PROMPT, 2, seed=1)
+    assert torch.equal(before, torch.get_rng_state())  # a seed leaves the global random state alone
+
+
+def test_stream_yields_what_generate_returns(model):
+    tokens = list(stream(model, PROMPT, 7, seed=3))
+    assert all(token.shape == (2,) for token in tokens)
+    assert torch.equal(torch.stack(tokens, 1), generate(model, PROMPT, 7, seed=3)[:, 3:])
+
+
+class Script(GPT):
+    """A stand-in whose likeliest next token is scripted: row r says SAYS[r][t] at its t-th new token."""
+
+    SAYS = torch.tensor([[7, 2, 7, 7, 7], [8, 8, 9, 8, 8]])
+
+    def lm_head(self, hidden):
+        logits = torch.zeros(len(hidden), 23)
+        logits[torch.arange(len(hidden)), self.SAYS[:, self.asked]] = 1.0
+        self.asked += 1
+        return logits
+
+
+@pytest.mark.parametrize("stop_tokens, expected", [
+    ([], [[7, 2, 7, 7, 7], [8, 8, 9, 8, 8]]),
+    ([9], [[7, 2, 7, 7, 7], [8, 8, 9, 9, 9]]),
+    ({2, 9}, [[7, 2, 2], [8, 8, 9]]),  # the first row waits, filled with the smallest stop token
+    ((7, 8), [[7], [8]]),
+])
+def test_stop_tokens_end_a_row_and_then_the_run(stop_tokens, expected):
+    model = Script(GPTConfig(vocab_size=23, context_length=12, d_model=16, n_heads=2, n_layers=1))
+    model.asked = 0
+    assert generate(model, PROMPT, 5, temperature=0, stop_tokens=stop_tokens)[:, 3:].tolist() == expected
+
+
+def test_beyond_the_context_the_later_half_goes_on(model):
+    out = generate(model, PROMPT, 30, temperature=0)
+    assert out.shape == (2, 33)
+    # 12 tokens fit; the 13th is predicted from the 12 read so far, the next from the last 6
+    assert torch.equal(out[:, :13], reference(model, PROMPT, 10))
+    assert torch.equal(out[:, 13:14], reference(model, out[:, 7:13], 1)[:, -1:])
+
+
+def test_dropout_is_off_and_the_mode_is_restored(model):
+    expected = generate(model, PROMPT, 5, temperature=0)
+    model.train()
+    assert torch.equal(generate(model, PROMPT, 5, temperature=0), expected) and model.training
+    tokens = stream(model, PROMPT, 5)
+    next(tokens)
+    tokens.close()  # a reader who has seen enough
+    assert model.training
+
+
+def test_nothing_to_generate_returns_the_prompt(model):
+    assert torch.equal(generate(model, PROMPT, 0), PROMPT)
+
+
+@pytest.mark.parametrize("prompt, options, message", [
+    (torch.zeros(1, 0, dtype=torch.long), {}, "at least one token"),
+    (torch.zeros(3, dtype=torch.long), {}, r"\(batch, tokens\)"),
+    (torch.zeros(1, 13, dtype=torch.long), {}, "13 tokens exceed the context_length of 12"),
+    (torch.tensor([[23]]), {}, "token id 23 is outside the vocabulary of 23"),
+    (torch.tensor([[-1]]), {}, "token id -1 is outside"),
+    (PROMPT, {"temperature": -0.1}, "temperature is -0.1"),
+    (PROMPT, {"top_k": 0}, "top_k is 0"),
+    (PROMPT, {"top_p": 0.0}, "top_p is 0.0"),
+    (PROMPT, {"top_p": 1.1}, "top_p is 1.1"),
+    (PROMPT, {"max_new_tokens": -1}, "max_new_tokens is -1"),
+])
+def test_bad_arguments_are_refused_at_the_call(model, prompt, options, message):
+    with pytest.raises(ValueError, match=message):
+        stream(model, prompt, **{"max_new_tokens": 3, **options})  # before the first token is asked for

@@ -1,0 +1,413 @@
+"""The training loop, and saving that survives an interruption at any moment."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from llmbook import training
+from llmbook.generation import generate
+from llmbook.gpt import GPT, GPTConfig
+from llmbook.text import make_dataloader
+from llmbook.training import (
+    History,
+    TrainingConfig,
+    decay_groups,
+    evaluate,
+    learning_rate_at,
+    load_model,
+    next_token_loss,
+    register_model,
+    save_model,
+    train,
+)
+
+SIZES = GPTConfig(vocab_size=11, context_length=8, d_model=16, n_heads=2, n_layers=2, dropout=0.0)
+
+
+def small(**changes) -> GPT:
+    torch.manual_seed(0)
+    return GPT(GPTConfig(**{**SIZES.__dict__, **changes}))
+
+
+def batches(count: int, size: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    ids = torch.randint(11, (count, size, 9), generator=torch.Generator().manual_seed(1))
+    return [(row[:, :-1], row[:, 1:]) for row in ids]
+
+
+def quick(steps: int = 3, **changes) -> TrainingConfig:
+    return TrainingConfig(**{"max_steps": steps, "device": "cpu", "precision": "float32", "progress": False, **changes})
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- loss and evaluation -----------------------------------------------------------------------------------------
+
+def test_next_token_loss_is_the_mean_of_minus_log_p():
+    model, (inputs, targets) = small(), batches(1)[0]
+    probabilities = model(inputs).softmax(-1).gather(2, targets[:, :, None])
+    torch.testing.assert_close(next_token_loss(model, inputs, targets), -probabilities.log().mean())
+
+
+def test_masked_targets_do_not_count_and_get_no_gradient():
+    model, (inputs, targets) = small(), batches(1)[0]
+    masked = targets.clone()
+    masked[:, 4:] = -100
+    expected = next_token_loss(model, inputs[:, :4], targets[:, :4])
+    torch.testing.assert_close(next_token_loss(model, inputs, masked), expected)
+
+
+def test_evaluate_weights_batches_turns_dropout_off_and_restores_the_mode():
+    model = small(dropout=0.5).train()
+    uneven = [batches(1, 6)[0], batches(1, 2)[0]]
+    model.eval()
+    parts = [float(next_token_loss(model, *batch)) for batch in uneven]
+    model.train()
+    value = evaluate(model, uneven, next_token_loss, precision="float32")
+    assert value == pytest.approx((6 * parts[0] + 2 * parts[1]) / 8, abs=1e-6)
+    assert evaluate(model, uneven, next_token_loss, max_batches=1, precision="float32") == pytest.approx(parts[0])
+    assert model.training
+    with pytest.raises(ValueError, match="no batch to evaluate"):
+        evaluate(model, [], next_token_loss)
+
+
+# --- the loop ----------------------------------------------------------------------------------------------------
+
+def test_a_trained_model_predicts_the_next_letter():
+    ids = [0, 1, 2] * 60  # abcabc...
+    model = small()
+    loader = make_dataloader(ids, context_length=8, batch_size=8, stride=1, seed=0)
+    train(model, loader, next_token_loss, quick(60, learning_rate=1e-2))
+    assert generate(model.eval(), torch.tensor([[0, 1, 2, 0]]), 4, temperature=0)[0, 4:].tolist() == [1, 2, 0, 1]
+
+
+def test_history_has_a_row_a_step_and_evaluations_where_asked():
+    history = train(small(), batches(5), next_token_loss, quick(7, eval_every=3), batches(2))
+    frame = history.to_frame()
+    assert frame.index.tolist() == [1, 2, 3, 4, 5, 6, 7]  # the loader of five batches was started again
+    assert frame["val_loss"].dropna().index.tolist() == [3, 6, 7]
+    assert frame["examples"].tolist() == [4 * step for step in range(1, 8)]
+    assert frame["seconds"].is_monotonic_increasing and not history.interrupted
+    assert History().to_frame().empty
+
+
+def test_accumulation_equals_one_large_batch():
+    parts = batches(4)
+    whole = tuple(torch.cat(tensors) for tensors in zip(*parts))
+    one, four = small(), small()
+    train(one, [whole], next_token_loss, quick(2))
+    history = train(four, parts, next_token_loss, quick(2, accumulation_steps=4))
+    for a, b in zip(one.parameters(), four.parameters()):
+        assert (a - b).abs().max() < 2e-5
+    assert history.steps[0]["examples"] == 16
+
+
+def test_learning_rate_warms_up_then_falls_along_a_cosine():
+    config = quick(11, learning_rate=1.0, warmup_steps=2, final_fraction=0.1)
+    rates = [learning_rate_at(step, config) for step in range(11)]
+    assert rates[:3] == pytest.approx([0.5, 1.0, 1.0])
+    assert rates[6] == pytest.approx(0.1 + 0.9 * 0.5) and rates[-1] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[1:], rates[2:]))
+    frame = train(small(), batches(1), next_token_loss, config).to_frame()
+    assert frame["learning_rate"].tolist() == pytest.approx(rates)
+
+
+def test_decay_groups_spare_biases_and_norms_and_hold_each_parameter_once():
+    model = small(qkv_bias=True)
+    decayed, spared = decay_groups(model, 0.1)
+    assert decayed["weight_decay"] == 0.1 and spared["weight_decay"] == 0.0
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all(names[id(p)].endswith("weight") and "norm" not in names[id(p)] for p in decayed["params"])
+    assert all(names[id(p)].endswith("bias") or "norm" in names[id(p)] for p in spared["params"])
+    ids = [id(p) for group in (decayed, spared) for p in group["params"]]
+    assert len(ids) == len(set(ids)) == len(names)
+
+
+def test_weight_decay_shrinks_matrices_only():
+    model = small()
+    zero_loss = lambda model, *batch: sum((p * 0).sum() for p in model.parameters())  # noqa: E731
+    with torch.no_grad():
+        model.final_norm.bias.fill_(1.0)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    train(model, batches(1), zero_loss, quick(1, learning_rate=0.1, weight_decay=0.5))
+    for name, parameter in model.named_parameters():
+        factor = 1 - 0.1 * 0.5 if parameter.dim() >= 2 else 1.0
+        torch.testing.assert_close(parameter, before[name] * factor)
+
+
+def test_gradients_are_clipped_to_max_norm():
+    class Line(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(2, 2))
+
+    def steep(model, batch):
+        return 1000 * model.weight.sum() + 0 * batch.sum()
+
+    seen = {}
+    model = Line()
+    model.weight.register_post_accumulate_grad_hook(lambda p: seen.update(raw=p.grad.norm().item()))
+    original = torch.optim.AdamW.step
+
+    def step(self, *args, **options):
+        seen["clipped"] = model.weight.grad.norm().item()
+        return original(self, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        history = train(model, [(torch.zeros(1),)], steep, quick(1, max_norm=0.5))
+        assert seen["clipped"] == pytest.approx(0.5, rel=1e-3) and seen["raw"] == pytest.approx(2000)
+        assert history.steps[0]["gradient_norm"] == pytest.approx(2000)  # as it was before clipping
+        train(model, [(torch.zeros(1),)], steep, quick(1, max_norm=None))
+        assert seen["clipped"] == pytest.approx(2000)
+
+
+def test_frozen_parameters_stay_and_nothing_trainable_is_an_error():
+    model = small()
+    model.token_embedding.requires_grad_(False)
+    before = model.token_embedding.weight.clone()
+    train(model, batches(1), next_token_loss, quick(2))
+    assert torch.equal(before, model.token_embedding.weight)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        train(model, batches(1), next_token_loss, quick(1))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(bad):
+    model, calls = small(), []
+
+    def spoiled(model, inputs, targets):
+        calls.append({name: p.clone() for name, p in model.state_dict().items()})
+        return next_token_loss(model, inputs, targets) * (bad if len(calls) == 3 else 1.0)
+
+    with pytest.raises(FloatingPointError, match="step 3: .*lower the learning_rate"):
+        train(model, batches(5), spoiled, quick(5))
+    assert all(torch.equal(value, calls[-1][name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("where", ["loss", "evaluation"])
+def test_ctrl_c_returns_the_history_so_far(where):
+    def interrupted(model, inputs, targets):
+        if model.training == (where == "loss") and len(seen) >= 2:
+            raise KeyboardInterrupt
+        seen.append(None)
+        return next_token_loss(model, inputs, targets)
+
+    seen: list[None] = []
+    history = train(small(), batches(3), interrupted, quick(9, eval_every=2), batches(1))
+    assert history.interrupted and len(history.steps) == 2
+
+
+def test_a_real_interrupt_returns_the_history_so_far(tmp_path):
+    script = """
+import torch
+from tests.test_training import batches, quick, small
+from llmbook.training import next_token_loss, train
+def slow(model, inputs, targets):
+    print("step", flush=True)
+    return next_token_loss(model, inputs, targets)
+history = train(small(), batches(3), slow, quick(10**6))
+print("kept", len(history.steps), history.interrupted)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    for _ in range(5):
+        assert process.stdout.readline().strip() == "step"
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=60)[0].splitlines()[-1].split()
+    assert printed[0] == "kept" and int(printed[1]) >= 4 and printed[2] == "True"
+
+
+def test_an_empty_loader_is_an_error():
+    with pytest.raises(ValueError, match="no batch"):
+        train(small(), [], next_token_loss, quick(1))
+    with pytest.raises(ValueError, match="no batch"):
+        train(small(), iter(batches(2)), next_token_loss, quick(3))  # an iterator can't be started again
+
+
+def test_a_bfloat16_step_trains_float32_weights():
+    model = small()
+    before = model.token_embedding.weight.clone()
+    history = train(model, batches(1), next_token_loss, quick(1, precision="bfloat16"))
+    assert model.token_embedding.weight.dtype == torch.float32
+    assert not torch.equal(before, model.token_embedding.weight)
+    assert history.steps[0]["loss"] == pytest.approx(math.log(11), abs=0.2)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"max_steps": 0}, "max_steps is 0"), ({"warmup_steps": -1}, "warmup_steps is -1"),
+    ({"accumulation_steps": 0}, "accumulation_steps is 0"), ({"eval_every": 0}, "eval_every is 0"),
+    ({"learning_rate": 0.0}, r"learning_rate \(0.0\)"), ({"weight_decay": -0.1}, "-0.1"),
+])
+def test_bad_settings_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        quick(**changes)
+    with pytest.raises(ValueError, match="precision is 'float8'"):
+        train(small(), batches(1), next_token_loss, quick(1, precision="float8"))
+
+
+# --- saving and loading ------------------------------------------------------------------------------------------
+
+def test_a_saved_model_comes_back_equal_and_ready_to_use(tmp_path):
+    model = small(qkv_bias=True, dropout=0.1)
+    save_model(model, tmp_path / "new" / "folder")
+    loaded = load_model(tmp_path / "new" / "folder")
+    assert loaded.config == model.config and same(model, loaded) and not loaded.training
+    assert sorted(p.suffix for p in (tmp_path / "new" / "folder").iterdir()) == [".json", ".safetensors"]
+    train(loaded, batches(1), next_token_loss, quick(1))  # and can be trained on
+    assert not same(model, loaded)
+
+
+def test_saving_again_replaces_the_old_weights(tmp_path):
+    model = small()
+    save_model(model, tmp_path)
+    with torch.no_grad():
+        model.final_norm.bias.fill_(3.0)
+    save_model(model, tmp_path)
+    assert same(model, load_model(tmp_path)) and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_interrupted_save_leaves_the_old_model(tmp_path, monkeypatch, function, call):
+    old, new = small(), small()
+    with torch.no_grad():
+        new.final_norm.bias.fill_(3.0)
+    save_model(old, tmp_path)
+    original, calls = getattr(os, function), []
+
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) == call:
+            raise OSError(28, "No space left on device")
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.os, function, failing)
+        with pytest.raises(OSError, match="No space left"):
+            save_model(new, tmp_path)
+    assert same(old, load_model(tmp_path))
+    assert not list(tmp_path.glob("*.tmp"))
+    save_model(new, tmp_path)
+    assert same(new, load_model(tmp_path)) and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_killed_save_leaves_a_whole_model(tmp_path):
+    script = f"""
+import torch
+from tests.test_training import small
+from llmbook.training import save_model
+model = small(d_model=64, vocab_size=2000)
+number = 0
+while True:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(number)
+    save_model(model, {str(tmp_path)!r})
+    number += 1
+    print(number, flush=True)
+"""
+    for pause in (0.0, 0.003, 0.011, 0.017):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        saved = [process.stdout.readline() for _ in range(3)]
+        time.sleep(pause)
+        process.kill()
+        process.communicate()
+        assert saved[-1].strip() == "3"
+        values = {float(p.detach().flatten()[0]) for p in load_model(tmp_path).parameters()}
+        assert len(values) == 1 and values.pop() >= 2  # all from one save, the third or a later one
+
+
+def saved(tmp_path, **changes):
+    """A saved model whose config.json is changed afterwards."""
+    save_model(small(), tmp_path)
+    path = tmp_path / "config.json"
+    description = json.loads(path.read_text())
+    description["config"].update(changes)
+    path.write_text(json.dumps(description))
+    return path, description
+
+
+def test_wrong_shapes_missing_and_unknown_weights_are_named(tmp_path):
+    saved(tmp_path, d_model=32)
+    with pytest.raises(ValueError, match=r"final_norm.weight has shape \(16,\) instead of \(32,\)"):
+        load_model(tmp_path)
+    weights = next(tmp_path.glob("*.safetensors"))
+    state = load_file(weights)
+    state["extra.weight"] = state.pop("final_norm.bias")
+    save_file(state, weights)
+    saved_again = json.loads((tmp_path / "config.json").read_text())
+    saved_again["config"]["d_model"] = 16
+    (tmp_path / "config.json").write_text(json.dumps(saved_again))
+    with pytest.raises(ValueError, match=r"missing \['final_norm.bias'\]; unknown \['extra.weight'\]"):
+        load_model(tmp_path)
+
+
+def test_unknown_settings_and_classes_are_named(tmp_path):
+    saved(tmp_path, depth=3)
+    with pytest.raises(ValueError, match=r"unknown configuration keys \['depth'\]"):
+        load_model(tmp_path)
+    path, description = saved(tmp_path)
+    path.write_text(json.dumps({**description, "model": "os.system"}))
+    with pytest.raises(ValueError, match="names the model 'os.system'; known are GPT"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "not json", "[]", "{}", '{"model": "GPT", "config": {}}',
+                                     '{"model": "GPT", "config": 3, "weights": "x"}',
+                                     '{"model": "GPT", "config": {}, "weights": 5}'])
+def test_a_damaged_description_is_an_error_of_one_line(tmp_path, content):
+    save_model(small(), tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match="config.json"):
+        load_model(tmp_path)
+
+
+def test_truncated_weights_missing_weights_and_an_empty_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json does not exist: give a folder"):
+        load_model(tmp_path)
+    save_model(small(), tmp_path)
+    weights = next(tmp_path.glob("*.safetensors"))
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_model(tmp_path)
+    weights.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_model(tmp_path)
+
+
+def test_a_weights_file_outside_the_folder_is_refused(tmp_path):
+    save_model(small(), tmp_path / "other")
+    path, description = saved(tmp_path / "mine")
+    outside = "../other/" + next((tmp_path / "other").glob("*.safetensors")).name
+    path.write_text(json.dumps({**description, "weights": outside}))
+    with pytest.raises(ValueError, match="inside the folder"):
+        load_model(tmp_path / "mine")
+
+
+def test_a_class_of_one_s_own_has_to_be_registered(tmp_path, monkeypatch):
+    class Mine(GPT):
+        pass
+
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=r"register_model\(Mine"):
+        save_model(Mine(SIZES), tmp_path)
+    monkeypatch.setattr(training, "_MODEL_CLASSES", dict(training._MODEL_CLASSES))
+    monkeypatch.setattr(sys.modules[__name__], "Mine", Mine, raising=False)
+    monkeypatch.setattr(sys.modules[__name__], "GPTConfig", GPTConfig)
+    register_model(Mine, GPTConfig)
+    save_model(Mine(SIZES), tmp_path)
+    assert type(load_model(tmp_path)).__name__ == "Mine"

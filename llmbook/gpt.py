@@ -83,7 +83,8 @@ class GPTConfig:
         return replace(cls(qkv_bias=True, **_PRESETS[name]), **changes)
 
 # %% ../notebooks/04_gpt.ipynb #f3a45864
-# Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), table 2.
+# Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), table 2; the number
+# of heads is that of the published weights, 64 features each.
 _PRESETS = {
     "gpt2": {"d_model": 768, "n_heads": 12, "n_layers": 12},
     "gpt2-medium": {"d_model": 1024, "n_heads": 16, "n_layers": 24},

@@ -29,10 +29,9 @@ from tqdm import tqdm
 
 from .devices import autocast, best_device
 
+LossFunction = Callable[..., Tensor]  # loss_fn(model, *batch) -> scalar
+
 # %% ../notebooks/05a_pretraining.ipynb #f4cf1c38
-LossFunction = Callable[..., Tensor]
-
-
 def next_token_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy, in nats a token, of predicting `targets` from `inputs`.
 

@@ -168,7 +168,9 @@ def test_special_tokens_in_the_text_are_not_learned():
 def test_own_pattern_is_used_for_training_and_for_encoding():
     digits = GPT2_PATTERN.replace(r" ?\p{N}++", r"\p{N}")
     text = "in 1911 in 1911 in 1911"
-    assert len(train_bpe(text, 259, pattern=digits).encode_ordinary(" 1911")) == 5
+    encoding = train_bpe(text, 259, pattern=digits)
+    assert [encoding.decode([id]) for id in (256, 257)] == ["in", " in"]
+    assert len(encoding.encode_ordinary(" 1911")) == 5
     assert len(train_bpe(text, 263).encode_ordinary(" 1911")) == 1
 
 
@@ -300,7 +302,7 @@ def test_gpt2_is_what_tiktoken_calls_gpt2(gpt2, monkeypatch, tmp_path):
     assert gpt2._mergeable_ranks == official._mergeable_ranks
     assert gpt2._special_tokens == official._special_tokens == {END_OF_TEXT: 50256}
     rng = random.Random(3)
-    for text in (STORY, *(random_text(rng) for _ in range(300))):
+    for text in (STORY, "a   b\n\n\n  c   ", *(random_text(rng) for _ in range(300))):
         assert gpt2.encode_ordinary(text) == official.encode_ordinary(text)
 
 
@@ -373,6 +375,7 @@ def damaged(change) -> bytes:
     damaged(lambda c: c.pop("tokens")), damaged(lambda c: c.pop("pattern")), damaged(lambda c: c.pop("name")),
     damaged(lambda c: c.pop("special_tokens")), damaged(lambda c: c.update(tokens=None)),
     damaged(lambda c: c["tokens"].pop()), damaged(lambda c: c["tokens"].append("!!")),
+    damaged(lambda c: c["tokens"].__setitem__(65, "QQ!!==")),
     damaged(lambda c: c["tokens"].append(c["tokens"][0])), damaged(lambda c: c["tokens"].append(7)),
     damaged(lambda c: c.update(pattern="(")), damaged(lambda c: c.update(pattern=None)),
     damaged(lambda c: c.update(special_tokens=[END_OF_TEXT])), damaged(lambda c: c.update(special_tokens={"<a>": "x"})),

@@ -1,5 +1,6 @@
 """The runner behind `make book`."""
 
+import contextlib
 import sys
 
 import nbformat
@@ -46,6 +47,21 @@ def test_storing_keeps_outputs_and_tags_only(chapters, monkeypatch):
     cell = nbformat.read(path, as_version=4).cells[1]
     assert cell.execution_count == 1 and cell.metadata == {"tags": ["headline"]}
     assert [(out.name, out.text) for out in cell.outputs] == [("stdout", "loss 42\n")]
+
+
+@pytest.mark.parametrize("source", ["print(1)", "raise ValueError('no')"])
+def test_the_kernel_ends_with_its_chapter(monkeypatch, source):
+    made = []
+
+    class Manager(book.AsyncKernelManager):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(book, "AsyncKernelManager", Manager)
+    with contextlib.suppress(book.CellExecutionError):
+        book.run(new_notebook(cells=[new_code_cell(source)]), "chapter")
+    assert len(made) == 1 and not made[0].has_kernel
 
 
 def test_a_failed_chapter_is_not_stored(chapters, monkeypatch):

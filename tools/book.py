@@ -31,7 +31,7 @@ def run(notebook: NotebookNode, name: str, timeout: int = 1200) -> float:
         client = NotebookClient(notebook, km=manager, timeout=timeout, record_timing=False,
                                 resources={"metadata": {"path": str(ROOT / "notebooks")}},
                                 on_cell_executed=lambda **_: bar.update())
-        client.execute()
+        client.execute(cleanup_kc=True)  # nbclient leaves a kernel alone that it was handed, unless told
     return time.perf_counter() - start
 
 

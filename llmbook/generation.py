@@ -4,7 +4,7 @@
 __all__ = ['filter_logits', 'stream', 'generate']
 
 # %% ../notebooks/05a_pretraining.ipynb #934d752e
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -61,26 +61,30 @@ def _choose(logits: Tensor, temperature: float, top_k: int | None, top_p: float 
 
 # %% ../notebooks/05a_pretraining.ipynb #5e849cbf
 @torch.inference_mode()
-def _stream(model: nn.Module, token_ids: Tensor, max_new_tokens: int, choice: tuple,
+def _stream(model: nn.Module, prompts: Tensor, lengths: Tensor, max_new_tokens: int, choice: tuple,
             stop_tokens: Collection[int], seed: int | None) -> Iterator[Tensor]:
+    """Yields the tokens (batch,) of each position from the end of the shortest prompt on."""
     context_length, device = model.config.context_length, next(model.parameters()).device
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     stops = torch.tensor(sorted(stop_tokens), dtype=torch.long, device=device)
-    window = unread = token_ids.to(device)  # (batch, tokens): all it may look at, and the new part
-    room = min(context_length, window.shape[1] + max_new_tokens)
-    cache, was_training = model.new_cache(len(window), room), model.training
-    finished = torch.zeros(len(window), dtype=torch.bool, device=device)
+    prompts, lengths = prompts.to(device), lengths.to(device)  # (batch, longest), (batch,)
+    (batch, longest), shortest = prompts.shape, int(lengths.min())
+    window = unread = prompts[:, :shortest]
+    cache = model.new_cache(batch, min(context_length, longest + max_new_tokens))
+    finished, was_training = torch.zeros(batch, dtype=torch.bool, device=device), model.training
     model.eval()
     try:
-        for _ in range(max_new_tokens):
+        for position in range(shortest, longest + max_new_tokens):
             if cache.length + unread.shape[1] > context_length:  # full: go on with the later half
                 window = unread = window[:, -max(1, context_length // 2) :]
-                cache = model.new_cache(len(window), context_length)
+                cache = model.new_cache(batch, context_length)
             hidden = model.hidden_states(unread, cache)[:, -1]  # (batch, d_model)
             new = _choose(model.lm_head(hidden), *choice, generator)  # (batch,)
             if len(stops):
                 new = torch.where(finished, stops[0], new)  # an ended row goes on with a stop token
-                finished = finished | torch.isin(new, stops)
+            if position < longest:
+                new = torch.where(position < lengths, prompts[:, position], new)
+            finished |= torch.isin(new, stops) & (position >= lengths)
             yield new
             if finished.all():
                 return
@@ -93,33 +97,61 @@ def _stream(model: nn.Module, token_ids: Tensor, max_new_tokens: int, choice: tu
 def stream(model: nn.Module, token_ids: Tensor, max_new_tokens: int, temperature: float = 1.0,
            top_k: int | None = None, top_p: float | None = None,
            stop_tokens: Collection[int] = (), seed: int | None = None) -> Iterator[Tensor]:
-    """As `generate`, but yields each position's new tokens, (batch,), as soon as they are known."""
+    """As `generate`, but yields each position's new tokens, (batch,), as soon as they are known.
+
+    The prompts must be of equal length.
+    """
     _check_sampling(max_new_tokens, temperature, top_k, top_p)
     check_token_ids(token_ids, model.config.vocab_size, model.config.context_length)
+    lengths = torch.full((len(token_ids),), token_ids.shape[1])
     choice = (temperature, top_k, top_p)
-    return _stream(model, token_ids, max_new_tokens, choice, stop_tokens, seed)
+    return _stream(model, token_ids, lengths, max_new_tokens, choice, stop_tokens, seed)
 
-
-def generate(model: nn.Module, token_ids: Tensor, max_new_tokens: int, temperature: float = 1.0,
-             top_k: int | None = None, top_p: float | None = None,
-             stop_tokens: Collection[int] = (), seed: int | None = None) -> Tensor:
+# %% ../notebooks/05a_pretraining.ipynb #ca524c0d
+def generate(model: nn.Module, token_ids: Tensor | Sequence[Tensor], max_new_tokens: int,
+             temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
+             stop_tokens: Collection[int] = (), seed: int | None = None) -> Tensor | list[Tensor]:
     """Continue token ids (batch, tokens); returns them with up to `max_new_tokens` more.
 
     Args:
         model: a `GPT`, or any model with its interface.
-        token_ids: prompts of equal length, no longer than the model's context_length.
+        token_ids: prompts no longer than the model's context_length. As a list, each (tokens,),
+            they may differ in length; then the result is a list too, each row cut after its end.
         max_new_tokens: when the context is full, the model goes on from its later half.
         temperature: 0 takes the likeliest token each time; else, as `top_k` and `top_p`, see
             `filter_logits`.
         stop_tokens: ids that end a row. Generation ends when all rows have ended; until then, an
-            ended row is filled with the smallest stop token.
+            ended row of a tensor is filled with the smallest stop token.
         seed: makes sampling repeatable on one machine; None uses PyTorch's global random state.
 
     Raises ValueError for a prompt that is empty, too long or outside the vocabulary, and for an
     argument out of range.
     """
-    new = list(stream(model, token_ids, max_new_tokens, temperature, top_k, top_p, stop_tokens,
-                      seed))  # each (batch,)
+    settings = (max_new_tokens, temperature, top_k, top_p)
+    if not isinstance(token_ids, Tensor):
+        return _generate_list(model, token_ids, settings, stop_tokens, seed)
+    new = list(stream(model, token_ids, *settings, stop_tokens, seed))  # each (batch,)
     if not new:
         return token_ids
     return torch.cat([token_ids, torch.stack(new, dim=1).to(token_ids.device)], dim=1)
+
+# %% ../notebooks/05a_pretraining.ipynb #471eec2e
+def _generate_list(model: nn.Module, prompts: Sequence[Tensor], settings: tuple,
+                   stop_tokens: Collection[int], seed: int | None) -> list[Tensor]:
+    """`generate` for prompts that may differ in length, each (tokens,)."""
+    rows = [torch.as_tensor(prompt, dtype=torch.long).cpu() for prompt in prompts]
+    for row in rows or [torch.empty(0, dtype=torch.long)]:
+        check_token_ids(row[None], model.config.vocab_size, model.config.context_length)
+    _check_sampling(*settings)
+    padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (batch, longest)
+    lengths = torch.tensor([len(row) for row in rows])
+    max_new_tokens, *choice = settings
+    new = list(_stream(model, padded, lengths, max_new_tokens, tuple(choice), stop_tokens, seed))
+    whole = torch.cat([padded[:, : int(lengths.min())], *(column[:, None].cpu() for column in new)],
+                      dim=1)
+    results = []
+    for row, length in zip(whole, lengths.tolist()):
+        added = row[length : length + max_new_tokens]
+        ends = [place for place, token in enumerate(added.tolist()) if token in stop_tokens]
+        results.append(row[: length + (ends[0] + 1 if ends else len(added))])
+    return results

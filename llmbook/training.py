@@ -40,7 +40,7 @@ def next_token_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor
     logits = model(inputs)  # (batch, tokens, vocab_size)
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
 
-
+# %% ../notebooks/05a_pretraining.ipynb #5b90b2bf
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Iterable, loss_fn: LossFunction,
              max_batches: int | None = None, precision: str = "auto") -> float:
@@ -117,10 +117,15 @@ def _check_settings(config: TrainingConfig) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}: it must be at least {smallest}")
     if not config.learning_rate > 0:
         raise ValueError(f"learning_rate is {config.learning_rate}: it must be above 0")
+    for name, number in (("betas", min(config.betas)), ("betas", max(config.betas)),
+                         ("final_fraction", config.final_fraction)):
+        if not 0 <= number < (1 if name == "betas" else math.inf):
+            raise ValueError(f"{name} holds {number}: it must be at least 0"
+                             + (" and below 1" if name == "betas" else ""))
     if config.max_norm is not None and not config.max_norm > 0:
         raise ValueError(f"max_norm is {config.max_norm}: it must be above 0, or None for no limit")
 
-
+# %% ../notebooks/05a_pretraining.ipynb #d6bd41ca
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
     """The learning rate of step 0, 1, ... max_steps - 1: linear warm-up, then half a cosine.
 
@@ -175,7 +180,7 @@ def _endless(loader: Iterable) -> Iterator:
             raise ValueError("the training loader gave no batch: give it more data or a smaller "
                              "batch_size, and a list or DataLoader rather than an iterator")
 
-
+# %% ../notebooks/05a_pretraining.ipynb #ece49da9
 def _accumulate(model: nn.Module, batches: Iterator, loss_fn: LossFunction,
                 config: TrainingConfig, device: torch.device) -> tuple[float, int]:
     """Add up the gradients of one step; returns the mean loss and the number of examples."""
@@ -188,7 +193,7 @@ def _accumulate(model: nn.Module, batches: Iterator, loss_fn: LossFunction,
         total, examples = total + float(loss.detach()), examples + len(batch[0])
     return total / config.accumulation_steps, examples
 
-
+# %% ../notebooks/05a_pretraining.ipynb #3fd48620
 def _update(optimizer: torch.optim.Optimizer, loss: float, step: int,
             config: TrainingConfig) -> dict[str, float]:
     """Clip and step, unless a number is not finite; returns the learning rate and gradient norm."""

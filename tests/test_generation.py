@@ -158,3 +158,28 @@ def test_nothing_to_generate_returns_the_prompt(model):
 def test_bad_arguments_are_refused_at_the_call(model, prompt, options, message):
     with pytest.raises(ValueError, match=message):
         stream(model, prompt, **{"max_new_tokens": 3, **options})  # before the first token is asked for
+
+
+def test_prompts_of_unequal_length_get_what_each_gets_alone(model):
+    prompts = [torch.tensor([3, 1, 4, 1, 5]), torch.tensor([2]), torch.tensor([7, 0, 7])]
+    together = generate(model, prompts, 6, temperature=0)
+    for prompt, row in zip(prompts, together, strict=True):
+        assert torch.equal(row, generate(model, prompt[None], 6, temperature=0)[0])
+
+
+def test_unequal_rows_are_cut_after_their_own_stop_token(model):
+    prompts = [torch.tensor([3, 1, 4, 1, 5]), torch.tensor([2])]
+    free = generate(model, prompts, 6, temperature=0)
+    stop = int(free[1][3])  # a token that the second row comes to; those inside a prompt do not count
+    first = free[1][1:].tolist().index(stop) + 1
+    rows = generate(model, prompts, 6, temperature=0, stop_tokens=[stop, 1, 5])
+    assert rows[0][:5].tolist() == [3, 1, 4, 1, 5] and len(rows[0]) > 5
+    assert len(rows[1]) <= first + 1 and int(rows[1][-1]) in (stop, 1, 5) and torch.equal(rows[1], free[1][: len(rows[1])])
+
+
+def test_a_list_may_ask_for_nothing_or_be_wrong(model):
+    prompts = [torch.tensor([3, 1]), torch.tensor([2])]
+    assert [row.tolist() for row in generate(model, prompts, 0)] == [[3, 1], [2]]
+    for bad in ([], [torch.tensor([3]), torch.tensor([], dtype=torch.long)]):
+        with pytest.raises(ValueError, match="at least one token"):
+            generate(model, bad, 3)

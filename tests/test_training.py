@@ -249,6 +249,8 @@ def test_a_bfloat16_step_trains_float32_weights():
 @pytest.mark.parametrize("changes, message", [
     ({"max_steps": 0}, "max_steps is 0"), ({"warmup_steps": -1}, "warmup_steps is -1"),
     ({"accumulation_steps": 0}, "accumulation_steps is 0"), ({"eval_every": 0}, "eval_every is 0"),
+    ({"betas": (0.9, 1.0)}, "betas holds 1.0"), ({"betas": (-0.1, 0.9)}, "betas holds -0.1"),
+    ({"final_fraction": -1}, "final_fraction holds -1"),
     ({"learning_rate": 0.0}, "learning_rate is 0.0"), ({"weight_decay": -0.1}, "weight_decay is -0.1"),
     ({"max_norm": 0.0}, "max_norm is 0.0"),
 ])

@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 
 # PyTorch's threads wait for each other by spinning. Where another program wants the same cores, that makes
 # a small model's training step take ten times as long; so let them sleep soon. (Used by GNU's OpenMP, on Linux.)
-export GOMP_SPINCOUNT ?= 1000
+export GOMP_SPINCOUNT ?= 10000
 
 .PHONY: book lab test help export store bench clean
 
@@ -27,8 +27,9 @@ export: $(READY)  ## for authors: write llmbook/ from the notebooks
 store: $(READY)  ## for authors: run the notebooks (NB="..." for some) and keep their outputs
 	$(BIN)/python tools/book.py --store $(NB)
 
-bench: $(READY)  ## speed beside other implementations (slow; not part of test)
-	$(BIN)/python -m tests.benchmarks.speed
+bench: $(READY)  ## speed beside other implementations, on a quiet machine (slow; not part of test)
+	env -u GOMP_SPINCOUNT $(BIN)/python -m tests.benchmarks.speed
+	env -u GOMP_SPINCOUNT $(BIN)/python -m tests.benchmarks.open_weights
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build

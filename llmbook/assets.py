@@ -154,6 +154,38 @@ class HubFile:
 
 
 @dataclass(frozen=True)
+class HubModel:
+    """A model's folder on the Hugging Face hub, as its main branch has it. Needs the package `huggingface_hub`.
+
+    The hub says which commit that is and the sha256 of its large files; both are checked, and the commit is noted in
+    `revision.txt` beside the files.
+
+    Args:
+        repo: `"organization/model"`.
+        files: paths of the files in the repository.
+    """
+
+    repo: str
+    files: tuple[str, ...] = ("config.json", "model.safetensors", "tokenizer.json")
+
+    def download(self, folder: Path) -> None:
+        """Fills an empty folder."""
+        try:
+            from huggingface_hub import HfApi, snapshot_download
+        except ImportError:
+            raise AssetError("huggingface_hub is missing: pip install huggingface_hub") from None
+        info = HfApi().model_info(self.repo, files_metadata=True)
+        snapshot_download(self.repo, revision=info.sha, allow_patterns=list(self.files), local_dir=folder)
+        for entry in info.siblings:
+            if entry.rfilename in self.files and entry.lfs and (found := _sha256(folder / entry.rfilename)) != (
+                    expected := entry.lfs.sha256):
+                raise AssetError(f"sent {entry.rfilename} with sha256 {found}, not {expected}")
+        if missing := [name for name in self.files if not (folder / name).is_file()]:
+            raise AssetError(f"has no {missing[0]}")
+        (folder / "revision.txt").write_text(f"{info.sha}\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
 class AssetFile:
     """One file: its name in the cache, its sha256 in hexadecimal, and where it can come from, best first."""
 
@@ -197,6 +229,9 @@ ASSETS: dict[str, tuple[AssetFile, ...]] = {
 }
 
 
+HUB_MODELS = {name: HubModel(f"openai-community/{name}") for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
+
+
 def cache_folder() -> Path:
     """The folder that holds all assets: the environment variable LLMBOOK_CACHE, else the usual place."""
     folder = os.environ.get("LLMBOOK_CACHE") or platformdirs.user_cache_dir("llmbook")
@@ -212,8 +247,9 @@ def fetch(name: str) -> Path:
     asset, the second waits and uses the first's file.
 
     Args:
-        name: `"gpt2-bpe"` (vocab.bpe and encoder.json), `"smollm2-135m-instruct"` (a .gguf file) or
-            `"sms-spam"` (tab-separated text).
+        name: `"gpt2-bpe"` (vocab.bpe and encoder.json), `"smollm2-135m-instruct"` (a .gguf file),
+            `"sms-spam"` (tab-separated text), or `"gpt2"`, `"gpt2-medium"`, `"gpt2-large"`, `"gpt2-xl"` (a folder
+            from the Hugging Face hub; its hashes are the hub's).
 
     Returns:
         The path of the file; of the folder where an asset has several files.
@@ -223,10 +259,12 @@ def fetch(name: str) -> Path:
         AssetError: no source has the file with the right hash, the cache folder cannot be written, or another
             process held the asset's lock for `LOCK_SECONDS`.
     """
-    if name not in ASSETS:
-        raise ValueError(f"unknown asset {name!r}: the known names are {', '.join(sorted(ASSETS))}")
-    files, folder = ASSETS[name], cache_folder() / name
+    if name not in {**ASSETS, **HUB_MODELS}:
+        raise ValueError(f"unknown asset {name!r}: the known names are {', '.join(sorted({**ASSETS, **HUB_MODELS}))}")
+    files, folder = ASSETS.get(name, ()), cache_folder() / name
     try:
+        if name in HUB_MODELS:
+            return _fetch_hub_model(name, folder)
         # Files that are in order are used without the lock, so that a read-only cache will do.
         if not all(_is_good(folder / file.filename, file.sha256) for file in files):
             folder.mkdir(parents=True, exist_ok=True)
@@ -239,6 +277,28 @@ def fetch(name: str) -> Path:
             "make it writable, or set the environment variable LLMBOOK_CACHE to a folder that is"
         ) from error
     return folder / files[0].filename if len(files) == 1 else folder
+
+
+def _fetch_hub_model(name: str, folder: Path) -> Path:
+    """A hub model's folder, whole: it appears under its name only when all its files are there."""
+    model, whole = HUB_MODELS[name], folder / "files"
+    if all((whole / file).is_file() for file in model.files):
+        return whole
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder, name), _scratch(folder) as scratch:
+        if not all((whole / file).is_file() for file in model.files):  # another process may have been quicker
+            new = scratch / "files"
+            new.mkdir()
+            try:
+                model.download(new)
+            except Exception as error:
+                raise AssetError(
+                    f"{name}: {model.repo} could not be fetched from the hub ({' '.join(str(error).split())}). "
+                    f"Try again later, or place {', '.join(model.files)} in {whole} by hand") from error
+            shutil.rmtree(new / ".cache", ignore_errors=True)  # the library's own notes
+            shutil.rmtree(whole, ignore_errors=True)  # incomplete, or we would not be here
+            os.replace(new, whole)
+    return whole
 
 
 def _obtain(name: str, file: AssetFile, folder: Path, scratch: Path) -> None:

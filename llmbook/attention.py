@@ -6,6 +6,8 @@
 __all__ = ['KeyValueCache', 'causal_attention', 'MultiHeadAttention']
 
 # %% ../notebooks/03_attention.ipynb #c60a732f
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,19 +89,22 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float =
 
     Args:
         query: (batch, n_heads, tokens, d_head), of the newest tokens.
-        key, value: (batch, n_heads, past + tokens, d_head), of those before them too.
+        key, value: (batch, n_kv_heads, past + tokens, d_head), of those before them too. n_kv_heads
+            divides n_heads; query heads next to each other share one.
         dropout: share of attention weights set to zero.
 
     Returns the context vectors, (batch, n_heads, tokens, d_head).
 
-    Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.2.1.
+    Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.2.1; shared keys and
+        values: Ainslie et al., "GQA" (2023), section 2.2.
     """
     tokens, length = query.shape[2], key.shape[2]
     past, mask = length - tokens, None
     if past and tokens > 1:  # new token i stands at position past + i and sees 0 ... past + i
         mask = torch.ones(tokens, length, dtype=torch.bool, device=query.device).tril(past)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout,
-                                          is_causal=past == 0 and tokens > 1)
+                                          is_causal=past == 0 and tokens > 1,
+                                          enable_gqa=query.shape[1] != key.shape[1])
 
 # %% ../notebooks/03_attention.ipynb #6d7fc71d
 class MultiHeadAttention(nn.Module):
@@ -108,35 +113,53 @@ class MultiHeadAttention(nn.Module):
     (batch, tokens, d_model) -> the same shape.
 
     Args:
-        d_model: features of a token, in and out; must be divisible by `n_heads`.
-        n_heads: heads, each of d_model / n_heads features.
+        d_model, n_heads: features of a token, in and out; query heads.
         dropout: share of attention weights set to zero, in training mode only.
-        bias: whether query, key and value add a bias.
-        out_bias: whether the output projection does; as `bias` if None.
+        bias, out_bias: whether query, key and value add one; the output projection (as `bias`).
+        n_kv_heads: heads of keys and values, which must divide n_heads; as many if None.
+        d_head: features of a head; d_model / n_heads if None, which must then divide.
 
-    Raises:
-        ValueError: if d_model is not divisible by n_heads, or x or the cache has other sizes.
+    Raises ValueError if the sizes do not divide, or x or the cache has other sizes.
 
-    Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.2.
+    Source: Vaswani et al. (2017), section 3.2; fewer key-value heads: Ainslie et al., "GQA" (2023).
     """
 
     def __init__(self, d_model: int, n_heads: int, dropout: float = 0.0, bias: bool = False,
-                 out_bias: bool | None = None):
+                 out_bias: bool | None = None, n_kv_heads: int | None = None,
+                 d_head: int | None = None):
         super().__init__()
-        if n_heads < 1 or d_model % n_heads:
-            raise ValueError(f"d_model ({d_model}) must be divisible by n_heads ({n_heads})")
-        self.d_model, self.n_heads, self.dropout = d_model, n_heads, dropout
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=bias)  # query, key, value in one product
-        self.out = nn.Linear(d_model, d_model, bias=bias if out_bias is None else out_bias)
+        self.n_heads, self.n_kv_heads, self.d_head = _heads(d_model, n_heads, n_kv_heads, d_head)
+        self.d_model, self.dropout = d_model, dropout
+        rows = (n_heads + 2 * self.n_kv_heads) * self.d_head  # query, key, value in one product
+        self.qkv = nn.Linear(d_model, rows, bias=bias)
+        self.out = nn.Linear(n_heads * self.d_head, d_model, bias if out_bias is None else out_bias)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
-        """x: (batch, tokens, d_model) -> the same shape. With a `cache`, x continues its tokens."""
-        if x.dim() != 3 or x.shape[2] != self.d_model:
-            raise ValueError(f"x has shape {tuple(x.shape)}: give (batch, tokens, {self.d_model})")
-        batch, tokens, d_model = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.n_heads, d_model // self.n_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, n_heads, tokens, d_head)
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0,
+                rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """x: (batch, tokens, d_model) -> the same shape. With a `cache`, x continues its tokens.
+        `rotate` changes queries and keys, (batch, heads, tokens, d_head), before they meet."""
+        query, key, value = _split_heads(self, x)  # each (batch, its heads, tokens, d_head)
+        if rotate is not None:
+            query, key = rotate(query), rotate(key)
         if cache is not None:
-            key, value = cache.append(layer, key, value)  # (batch, n_heads, past + tokens, d_head)
+            key, value = cache.append(layer, key, value)  # past + tokens of them
         context = causal_attention(query, key, value, self.dropout if self.training else 0.0)
-        return self.out(context.transpose(1, 2).reshape(batch, tokens, d_model))
+        return self.out(context.transpose(1, 2).flatten(2))  # heads end to end
+
+# %% ../notebooks/03_attention.ipynb #0af628b9
+def _heads(d_model: int, n_heads: int, n_kv_heads: int | None, d_head: int | None) -> tuple:
+    """The three sizes with what was left out filled in; ValueError if they do not divide."""
+    if n_heads < 1 or (d_head is None and d_model % n_heads):
+        raise ValueError(f"d_model ({d_model}) must be divisible by n_heads ({n_heads})")
+    n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+    if n_kv_heads < 1 or n_heads % n_kv_heads:
+        raise ValueError(f"n_heads ({n_heads}) must be divisible by n_kv_heads ({n_kv_heads})")
+    return n_heads, n_kv_heads, d_model // n_heads if d_head is None else d_head
+
+
+def _split_heads(layer: MultiHeadAttention, x: Tensor) -> tuple[Tensor, ...]:
+    """Query, key and value of x, each (batch, its heads, tokens, d_head)."""
+    if x.dim() != 3 or x.shape[2] != layer.d_model:
+        raise ValueError(f"x has shape {tuple(x.shape)}: give (batch, tokens, {layer.d_model})")
+    heads = layer.qkv(x).unflatten(2, (-1, layer.d_head))  # (batch, tokens, all heads, d_head)
+    return heads.transpose(1, 2).split([layer.n_heads, layer.n_kv_heads, layer.n_kv_heads], dim=1)

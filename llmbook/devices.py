@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -33,7 +35,7 @@ def has_native_bfloat16(device: torch.device | str) -> bool:
     return False
 
 
-def autocast(device: torch.device | str, precision: str = "auto") -> contextlib.AbstractContextManager:
+def autocast(device: torch.device | str, precision: str = "auto") -> AbstractContextManager:
     """The context in which to run a forward pass and its loss.
 
     Args:
@@ -48,4 +50,20 @@ def autocast(device: torch.device | str, precision: str = "auto") -> contextlib.
         raise ValueError(f"precision is {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if precision == "bfloat16" or (precision == "auto" and has_native_bfloat16(device)):
         return torch.autocast(torch.device(device).type, torch.bfloat16)
-    return contextlib.nullcontext()
+    return nullcontext()
+
+
+class _NoDraws(TorchFunctionMode):
+    """Skips the random draws of new layers: on the meta device they have nowhere to go, and cost two seconds."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.normal_ or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Models built inside have shapes and no numbers, until `load_state_dict(state, assign=True)` gives them some."""
+    with torch.device("meta"), _NoDraws():
+        yield

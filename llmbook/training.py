@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LossFunction', 'next_token_loss', 'evaluate', 'TrainingConfig', 'learning_rate_at', 'decay_groups', 'History',
-           'train', 'register_model', 'save_model', 'load_model']
+           'train', 'register_model', 'save_model', 'write_weights', 'replace_file', 'load_model']
 
 # %% ../notebooks/05a_pretraining.ipynb #76baac52
 import importlib
@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .devices import autocast, best_device
+from .devices import autocast, best_device, without_weights
 
 LossFunction = Callable[..., Tensor]  # loss_fn(model, *batch) -> scalar
 
@@ -251,7 +251,10 @@ def train(model: nn.Module, train_loader: Iterable, loss_fn: LossFunction, confi
 
 # %% ../notebooks/05a_pretraining.ipynb #a16468ad
 # Where to find the class that a saved model names. Nothing else is ever imported for a file.
-_MODEL_CLASSES: dict[str, tuple[str, str]] = {"GPT": ("llmbook.gpt", "GPTConfig")}
+_MODEL_CLASSES: dict[str, tuple[str, str]] = {
+    "GPT": ("llmbook.gpt", "GPTConfig"),
+    "Llama": ("llmbook.llama", "LlamaConfig"),  # chapter 5b
+}
 
 
 def register_model(model_class: type[nn.Module], config_class: type) -> None:
@@ -259,30 +262,44 @@ def register_model(model_class: type[nn.Module], config_class: type) -> None:
     _MODEL_CLASSES[model_class.__name__] = (model_class.__module__, config_class.__name__)
 
 
-def save_model(model: nn.Module, folder: str | Path) -> None:
+def save_model(model: nn.Module, folder: str | Path, layout: str = "llmbook") -> None:
     """Save a model with a dataclass `config` as `config.json` and one `model-<hash>.safetensors`.
 
     An interrupted save leaves the model that was in the folder before, whole.
+    With layout="huggingface" the folder is one that the transformers library loads (chapter 5b).
 
-    Raises ValueError if `load_model` would not know the model's class (see `register_model`).
+    Raises ValueError if `load_model` would not know the model's class (see `register_model`), or
+    for another layout.
     """
     kind, folder = type(model).__name__, Path(folder)
+    if layout == "huggingface":
+        from llmbook.open_weights import save_for_hugging_face
+
+        return save_for_hugging_face(model, folder)
+    if layout != "llmbook":
+        raise ValueError(f"layout is {layout!r}: it must be 'llmbook' or 'huggingface'")
     if kind not in _MODEL_CLASSES:
         raise ValueError(f"load_model would not know the class {kind}: "
                          f"call register_model({kind}, its config class) first")
     folder.mkdir(parents=True, exist_ok=True)
-    state = model.state_dict()
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
-    weights = folder / f"model-{sha256(content).hexdigest()[:12]}.safetensors"
-    _replace(weights, content)
+    weights = write_weights(model.state_dict(), folder)
     description = {"model": kind, "config": asdict(model.config), "weights": weights.name}
-    _replace(folder / "config.json", (json.dumps(description, indent=2) + "\n").encode())
+    replace_file(folder / "config.json", (json.dumps(description, indent=2) + "\n").encode())
     for old in folder.glob("model-*.safetensors"):
         if old != weights:
             old.unlink()
 
 # %% ../notebooks/05a_pretraining.ipynb #43e4ce21
-def _replace(path: Path, content: bytes) -> None:
+def write_weights(state: Mapping[str, Tensor], folder: Path) -> Path:
+    """Write tensors as `model-<hash of the content>.safetensors`; returns its path."""
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+                   metadata={"format": "pt"})
+    path = folder / f"model-{sha256(content).hexdigest()[:12]}.safetensors"
+    replace_file(path, content)
+    return path
+
+
+def replace_file(path: Path, content: bytes) -> None:
     """Write a file under another name and rename it: `path` is never half a file."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -314,7 +331,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> nn.Mod
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder / weights} cannot be read ({error}): "
                          "save the model again, or copy the whole folder again") from None
-    with torch.device("meta"):
+    with without_weights():
         model = model_class(config)
     _check_state(model.state_dict(), state, folder / weights)
     model.load_state_dict(state, assign=True)

@@ -65,14 +65,16 @@ def is_generated(module: str) -> bool:
 
 
 def defined_names(tree: ast.Module) -> set[str]:
-    """Names that a module or cell binds at its top level, imports left out."""
+    """Names that a module or cell binds at its top level, imports and the variables of comprehensions left out."""
     names = set()
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         else:
+            own = {inner for part in ast.walk(node) if isinstance(part, ast.comprehension)
+                   for inner in ast.walk(part.target)}
             names |= {inner.id for inner in ast.walk(node)
-                      if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)}
+                      if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store) and inner not in own}
     return names
 
 

@@ -114,7 +114,7 @@ def test_gpt2_hashes_and_addresses_are_those_inside_tiktoken():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown asset 'gpt-9': the known names are gpt2-bpe, .*sms-spam"):
+    with pytest.raises(ValueError, match=r"unknown asset 'gpt-9': the known names are gpt2, .*gpt2-bpe, .*sms-spam"):
         fetch("gpt-9")
 
 
@@ -180,6 +180,64 @@ def test_hub_file_without_the_library_says_what_to_install(cache, monkeypatch):
 def test_hub_file_wants_a_commit():
     with pytest.raises(ValueError, match=r"revision \('main'\) must be a commit hash of 40"):
         HubFile("someone/poems", "poem.txt", "main")
+
+
+class Hub:
+    """Stands in for huggingface_hub: one repository with two files."""
+
+    def __init__(self, data: bytes = DATA, files: tuple[str, ...] = ("config.json", "model.safetensors")):
+        self.data, self.files, self.calls = data, files, 0
+
+    def HfApi(self):  # noqa: N802
+        return self
+
+    def model_info(self, repo, files_metadata):
+        assert repo == "someone/gpt" and files_metadata
+        return SimpleNamespace(sha=COMMIT, siblings=[
+            SimpleNamespace(rfilename="model.safetensors", lfs=SimpleNamespace(sha256=SHA256)),
+            SimpleNamespace(rfilename="config.json", lfs=None), SimpleNamespace(rfilename="big.h5", lfs=None)])
+
+    def snapshot_download(self, repo, revision, allow_patterns, local_dir):
+        assert revision == COMMIT and allow_patterns == ["config.json", "model.safetensors"]
+        self.calls += 1
+        (local_dir / ".cache").mkdir()
+        for name in self.files:
+            (local_dir / name).write_bytes(self.data if name == "model.safetensors" else OTHER)
+
+
+@pytest.fixture
+def hub_model(cache, monkeypatch):
+    model = assets.HubModel("someone/gpt", ("config.json", "model.safetensors"))
+    monkeypatch.setattr(assets, "HUB_MODELS", {"gpt": model})
+    return cache / "gpt"
+
+
+def test_hub_model_arrives_whole_and_once(hub_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub := Hub())
+    folder = fetch("gpt")
+    assert folder == hub_model / "files" and (folder / "model.safetensors").read_bytes() == DATA
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "revision.txt"]
+    assert (folder / "revision.txt").read_text() == COMMIT + "\n"
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # out of reach now
+    assert fetch("gpt") == folder and hub.calls == 1
+
+
+@pytest.mark.parametrize("hub, message", [
+    (Hub(data=OTHER), f"sent model.safetensors with sha256 {OTHER_SHA256}, not {SHA256}"),
+    (Hub(files=("config.json", "model.safetensors")[1:]), "has no config.json"),
+    (None, "pip install huggingface_hub")])
+def test_hub_model_that_cannot_be_had_leaves_nothing(hub_model, monkeypatch, hub, message):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    with pytest.raises(AssetError) as raised:
+        fetch("gpt")
+    assert message in str(raised.value) and "place config.json, model.safetensors in" in str(raised.value)
+    assert not (hub_model / "files").exists() and not (hub_model / ".partial").exists()
+
+
+def test_the_four_sizes_of_gpt2_come_from_the_hub():
+    assert {name: model.repo for name, model in assets.HUB_MODELS.items()} == {
+        name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
+    assert assets.HUB_MODELS["gpt2"].files == ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def test_progress_is_shown_in_bytes_and_never_on_stdout(cache, tmp_path, monkeypatch, capsys):

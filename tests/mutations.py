@@ -43,6 +43,28 @@ MUTATIONS = {
         "generation", "before >= top_p", "before > 1", ["generation"]),
     "temperature ignored": (
         "generation", "logits.float() / temperature", "logits.float()", ["generation"]),
+    "unequal prompts: a longer one's own tokens ignored": (
+        "generation", "torch.where(position < lengths, prompts[:, position], new)", "new", ["generation"]),
+    "rotation: turned the other way": (
+        "llama", "torch.cat([-sine, sine], dim=-1)", "torch.cat([sine, -sine], dim=-1)", ["llama"]),
+    "rotation ignores the past": (
+        "llama", "rotary_table(past, tokens,", "rotary_table(0, tokens,", ["llama"]),
+    "llama3 scaling: factor for the fast pairs": (
+        "llama", "((turns - low) / (high - low)).clamp(0, 1)", "((high - turns) / (high - low)).clamp(0, 1)",
+        ["llama"]),
+    "gate and content swapped": (
+        "llama", "gate, content = self.expand", "content, gate = self.expand", ["llama"]),
+    "queries and keys of a GGUF file left in its order": (
+        "open_weights", "if family.turned and", "if False and", ["open_weights"]),
+    "tensors of a checkpoint may be left over": (
+        "open_weights", 'problems += [f"unknown {name}" for name in left]', "", ["open_weights"]),
+    "4-bit codes: low and high halves swapped": (
+        "open_weights", "[blocks[:, 4:] & 15, blocks[:, 4:] >> 4]", "[blocks[:, 4:] >> 4, blocks[:, 4:] & 15]",
+        ["open_weights"]),
+    "the chat forgets nothing": (
+        "open_weights", "del messages[len(system) : len(system) + 2]", "raise ValueError('full')", ["open_weights"]),
+    "int8: the scale of a row left out": (
+        "open_weights", "(self.weight * self.scale[:, None])", "self.weight", ["open_weights"]),
 }
 
 

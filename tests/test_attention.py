@@ -355,4 +355,5 @@ def test_public_names_are_typed_and_documented():
         parameters = list(inspect.signature(function).parameters.values())
         assert all(p.annotation is not p.empty for p in parameters if p.name != "self")
     assert str(inspect.signature(MultiHeadAttention)) == (
-        "(d_model: int, n_heads: int, dropout: float = 0.0, bias: bool = False, out_bias: bool | None = None)")
+        "(d_model: int, n_heads: int, dropout: float = 0.0, bias: bool = False, out_bias: bool | None = None, "
+        "n_kv_heads: int | None = None, d_head: int | None = None)")

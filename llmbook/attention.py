@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .devices import Linear
+
 # %% ../notebooks/03_attention.ipynb #4f83be53
 class KeyValueCache:
     """Keys and values of the tokens that a model has already read, for all its layers.
@@ -131,16 +133,14 @@ class MultiHeadAttention(nn.Module):
         self.n_heads, self.n_kv_heads, self.d_head = _heads(d_model, n_heads, n_kv_heads, d_head)
         self.d_model, self.dropout = d_model, dropout
         rows = (n_heads + 2 * self.n_kv_heads) * self.d_head  # query, key, value in one product
-        self.qkv = nn.Linear(d_model, rows, bias=bias)
-        self.out = nn.Linear(n_heads * self.d_head, d_model, bias if out_bias is None else out_bias)
+        self.qkv = Linear(d_model, rows, bias=bias)
+        self.out = Linear(n_heads * self.d_head, d_model, bias if out_bias is None else out_bias)
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0,
                 rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """x: (batch, tokens, d_model) -> the same shape. With a `cache`, x continues its tokens.
         `rotate` changes queries and keys, (batch, heads, tokens, d_head), before they meet."""
-        query, key, value = _split_heads(self, x)  # each (batch, its heads, tokens, d_head)
-        if rotate is not None:
-            query, key = rotate(query), rotate(key)
+        query, key, value = _split_heads(self, x, rotate)  # each (batch, heads, tokens, d_head)
         if cache is not None:
             key, value = cache.append(layer, key, value)  # past + tokens of them
         context = causal_attention(query, key, value, self.dropout if self.training else 0.0)
@@ -157,9 +157,14 @@ def _heads(d_model: int, n_heads: int, n_kv_heads: int | None, d_head: int | Non
     return n_heads, n_kv_heads, d_model // n_heads if d_head is None else d_head
 
 
-def _split_heads(layer: MultiHeadAttention, x: Tensor) -> tuple[Tensor, ...]:
+def _split_heads(layer: MultiHeadAttention, x: Tensor,
+                 rotate: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, ...]:
     """Query, key and value of x, each (batch, its heads, tokens, d_head)."""
     if x.dim() != 3 or x.shape[2] != layer.d_model:
         raise ValueError(f"x has shape {tuple(x.shape)}: give (batch, tokens, {layer.d_model})")
-    heads = layer.qkv(x).unflatten(2, (-1, layer.d_head))  # (batch, tokens, all heads, d_head)
-    return heads.transpose(1, 2).split([layer.n_heads, layer.n_kv_heads, layer.n_kv_heads], dim=1)
+    heads = layer.qkv(x).unflatten(2, (-1, layer.d_head)).transpose(1, 2)  # (batch, all, tokens, d)
+    sizes = [layer.n_heads, layer.n_kv_heads, layer.n_kv_heads]
+    if rotate is None:
+        return heads.split(sizes, dim=1)
+    turned, value = heads.split([sum(sizes[:2]), sizes[2]], dim=1)  # both at once: one call less
+    return *rotate(turned).split(sizes[:2], dim=1), value

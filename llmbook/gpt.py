@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import KeyValueCache, MultiHeadAttention
+from .devices import Linear, linear
 
 # %% ../notebooks/04_gpt.ipynb #5f5c56fb
 class FeedForward(nn.Module):
@@ -33,8 +34,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, dropout: float = 0.0):
         super().__init__()
-        self.expand = nn.Linear(d_model, 4 * d_model)
-        self.contract = nn.Linear(4 * d_model, d_model)
+        self.expand = Linear(d_model, 4 * d_model)  # as in chapter 3
+        self.contract = Linear(4 * d_model, d_model)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -213,7 +214,7 @@ class GPT(nn.Module):
 
     def lm_head(self, hidden: Tensor) -> Tensor:
         """Features (..., d_model) -> logits (..., vocab_size)."""
-        return F.linear(hidden, self.token_embedding.weight)
+        return linear(hidden, self.token_embedding.weight)
 
     def new_cache(self, batch_size: int, max_tokens: int | None = None) -> KeyValueCache:
         """An empty cache for `batch_size` texts of `max_tokens` (`context_length` if None)."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import KeyValueCache, MultiHeadAttention
+from .devices import Linear, linear
 from .gpt import cache_for, check_token_ids, initialize_weights
 
 # %% ../notebooks/05b_open_weights.ipynb #709ae699
@@ -97,8 +98,8 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, d_model: int, d_hidden: int):
         super().__init__()
-        self.expand = nn.Linear(d_model, 2 * d_hidden, bias=False)  # gate and content at once
-        self.contract = nn.Linear(d_hidden, d_model, bias=False)
+        self.expand = Linear(d_model, 2 * d_hidden, bias=False)  # gate and content at once
+        self.contract = Linear(d_hidden, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, content = self.expand(x).chunk(2, dim=-1)  # each (batch, tokens, d_hidden)
@@ -217,7 +218,7 @@ class Llama(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(LlamaBlock(config) for _ in range(config.n_layers))
         self.final_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.output = None if config.tie_embeddings else nn.Linear(
+        self.output = None if config.tie_embeddings else Linear(
             config.d_model, config.vocab_size, bias=False)
         initialize_weights(self, config.n_layers)
 
@@ -239,7 +240,7 @@ class Llama(nn.Module):
     def lm_head(self, hidden: Tensor) -> Tensor:
         """Features (..., d_model) -> logits (..., vocab_size)."""
         weight = self.token_embedding.weight
-        return F.linear(hidden, weight) if self.output is None else self.output(hidden)
+        return linear(hidden, weight) if self.output is None else self.output(hidden)
 
     def new_cache(self, batch_size: int, max_tokens: int | None = None) -> KeyValueCache:
         """An empty cache for `batch_size` texts of `max_tokens` (`context_length` if None)."""

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -258,20 +258,27 @@ _MODEL_CLASSES: dict[str, tuple[str, str]] = {
 
 
 def register_model(model_class: type[nn.Module], config_class: type) -> None:
-    """Let `load_model` build a class of your own, by `model_class(config_class(**settings))`."""
+    """Let `load_model` build a class of your own: `model_class(config_class(**settings))`, or
+    `model_class.from_config(...)` if it has that."""
     _MODEL_CLASSES[model_class.__name__] = (model_class.__module__, config_class.__name__)
 
-
+# %% ../notebooks/05a_pretraining.ipynb #7a06e8e9
 def save_model(model: nn.Module, folder: str | Path, layout: str = "llmbook") -> None:
     """Save a model with a dataclass `config` as `config.json` and one `model-<hash>.safetensors`.
 
     An interrupted save leaves the model that was in the folder before, whole.
     With layout="huggingface" the folder is one that the transformers library loads (chapter 5b).
 
-    Raises ValueError if `load_model` would not know the model's class (see `register_model`), or
-    for another layout.
+    Raises ValueError, with nothing written, if the model's tensors are not those of its
+    configuration, as after quantising; if `load_model` would not know its class (see
+    `register_model`); or for another layout.
     """
     kind, folder = type(model).__name__, Path(folder)
+    if is_dataclass(model.config):
+        empty = _empty(type(model), model.config)
+        if misfits := _misfits(empty.state_dict(), model.state_dict()):
+            raise ValueError(f"this {kind} is not what its config describes ({misfits}): "
+                             "save it before it is changed")
     if layout == "huggingface":
         from llmbook.open_weights import save_for_hugging_face
 
@@ -331,9 +338,9 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> nn.Mod
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder / weights} cannot be read ({error}): "
                          "save the model again, or copy the whole folder again") from None
-    with without_weights():
-        model = model_class(config)
-    _check_state(model.state_dict(), state, folder / weights)
+    model = _empty(model_class, config)
+    if misfits := _misfits(model.state_dict(), state):
+        raise ValueError(f"{folder / weights} does not fit the model in config.json: {misfits}")
     model.load_state_dict(state, assign=True)
     return model.to(device).eval()
 
@@ -367,8 +374,14 @@ def _read_description(path: Path) -> tuple[type[nn.Module], Any, str]:
         raise ValueError(f"{path}: {error}") from None
 
 # %% ../notebooks/05a_pretraining.ipynb #26b6c3d4
-def _check_state(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
-    """ValueError unless both have the same names and shapes."""
+def _empty(model_class: type[nn.Module], config: Any) -> nn.Module:
+    """A model with shapes and no numbers."""
+    with without_weights():
+        return getattr(model_class, "from_config", model_class)(config)
+
+
+def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """What keeps tensors from fitting a model: names and shapes; "" if they fit."""
     wrong = []
     if missing := sorted(expected.keys() - found.keys()):
         wrong.append(f"missing {missing}")
@@ -378,5 +391,4 @@ def _check_state(expected: dict[str, Tensor], found: dict[str, Tensor], path: Pa
         if expected[name].shape != found[name].shape:
             wrong.append(f"{name} has shape {tuple(found[name].shape)} "
                          f"instead of {tuple(expected[name].shape)}")
-    if wrong:
-        raise ValueError(f"{path} does not fit the model in config.json: {'; '.join(wrong)}")
+    return "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")

@@ -65,6 +65,18 @@ MUTATIONS = {
         "open_weights", "del messages[len(system) : len(system) + 2]", "raise ValueError('full')", ["open_weights"]),
     "int8: the scale of a row left out": (
         "open_weights", "(self.weight * self.scale[:, None])", "self.weight", ["open_weights"]),
+    "4 bits: the value of code 0 given as that of code 8": (
+        "open_weights", "(minimum + 8 * step).T", "minimum.T", ["open_weights"]),
+    "keys are not turned": (
+        "attention", "return *rotate(turned).split(sizes[:2], dim=1), value",
+        "query, key = turned.split(sizes[:2], dim=1)\n    return rotate(query), key, value", ["attention", "llama"]),
+    "a shared product: every thread takes the first rows": (
+        "devices", "return result if bias is None else result + bias",
+        "result = result.flatten()[: len(weight) // parts].repeat(parts).view(result.shape)\n"
+        "    return result if bias is None else result + bias", ["devices"]),
+    "a changed model is saved": (
+        "training", "if misfits := _misfits(empty.state_dict(), model.state_dict()):",
+        "if misfits := '':", ["open_weights"]),
 }
 
 

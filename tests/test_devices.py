@@ -40,3 +40,29 @@ def test_autocast_follows_the_hardware_unless_forced(monkeypatch, native, precis
 def test_unknown_precision_is_named():
     with pytest.raises(ValueError, match="'float16'.*auto, float32, bfloat16"):
         devices.autocast("cpu", "float16")
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (1, 1, 64), (64,), (2, 64), (1, 5, 64)])
+@pytest.mark.parametrize("outputs", [96, 97])  # 97 rows cannot be shared out evenly
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_shared_product_is_the_product(shape, outputs, bias):
+    torch.manual_seed(0)
+    layer, x = devices.Linear(64, outputs, bias=bias), torch.randn(shape)
+    expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
+    with torch.no_grad():
+        assert torch.allclose(layer(x), expected, atol=1e-5)
+        assert layer(x).shape == expected.shape
+
+
+def test_one_row_in_float32_is_shared_out_and_nothing_else(monkeypatch):
+    shared = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "bmm", lambda x, pieces: shared.append(tuple(pieces.shape)) or torch.matmul(x, pieces))
+    layer = devices.Linear(8, 12)
+    with torch.no_grad():
+        layer(torch.ones(1, 1, 8))
+        assert shared == [(4, 8, 3)]
+        layer(torch.ones(2, 8))
+        layer.bfloat16()(torch.ones(1, 8, dtype=torch.bfloat16))
+    layer.float()(torch.ones(1, 8)).sum().backward()
+    assert len(shared) == 1

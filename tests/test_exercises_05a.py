@@ -2,12 +2,11 @@
 
 import math
 
-import pytest
 import torch
 from torch.nn import functional as F
 
-from llmbook.exercises import Wrong
 from llmbook.exercises import chapter_05a as check
+from tests.exercise_tests import exercise_tests
 
 
 def log_softmax_loss(logits, targets):
@@ -86,22 +85,4 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("name, answer", [(name, answer) for name, answers in RIGHT.items() for answer in answers])
-def test_right_answers_pass(name, answer, capsys):
-    getattr(check, name).verify(answer)
-    getattr(check, name)(answer)
-    assert ": solved." in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name, answer, message", WRONG)
-def test_wrong_answers_are_told_why(name, answer, message):
-    with pytest.raises(Wrong, match=message):
-        getattr(check, name).verify(answer)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_stub_is_not_started_and_a_crash_is_reported(name, capsys):
-    getattr(check, name)(lambda *arguments: None)
-    assert "not started" in capsys.readouterr().out
-    getattr(check, name)(lambda *arguments: 1 / 0)
-    assert "not yet. Your code stopped with ZeroDivisionError" in capsys.readouterr().out
+test_right_answers_pass, test_wrong_answers, test_stubs_and_crashes = exercise_tests(check, RIGHT, WRONG)

@@ -4,15 +4,14 @@ import math
 from functools import lru_cache
 
 import numpy as np
-import pytest
 import torch
 from gguf import GGMLQuantizationType, quantize
 from torch import nn
 
-from llmbook.exercises import Wrong
 from llmbook.exercises import chapter_05b as check
 from llmbook.llama import Llama, LlamaConfig, rotary_table, rotate
 from llmbook.open_weights import unpack_q4_1
+from tests.exercise_tests import exercise_tests
 
 
 def tokens(c, memory, size):
@@ -232,25 +231,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("name, answer", [(name, answer) for name, answers in RIGHT.items() for answer in answers])
-def test_right_answers_pass(name, answer, capsys):
-    getattr(check, name).verify(answer)
-    getattr(check, name)(answer)
-    assert ": solved." in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name, answer, message", WRONG)
-def test_wrong_answers_are_told_why(name, answer, message):
-    with pytest.raises(Wrong, match=message):
-        getattr(check, name).verify(answer)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_stub_is_not_started_and_a_crash_is_reported(name, capsys):
-    getattr(check, name)(lambda *arguments: None)
-    assert "not started" in capsys.readouterr().out
-    getattr(check, name)(lambda *arguments: 1 / 0)
-    assert "not yet. Your code stopped with ZeroDivisionError" in capsys.readouterr().out
+test_right_answers_pass, test_wrong_answers, test_stubs_and_crashes = exercise_tests(check, RIGHT, WRONG)
 
 
 def test_a_folded_norm_gives_what_norm_and_layer_gave():

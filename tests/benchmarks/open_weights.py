@@ -3,7 +3,7 @@
 Loading: a new process for each measurement, from the call that loads the file to the first new token of a short prompt,
 importing left out. Generation: batch 1, greedy, the two take turns within each round; medians, tokens a second. Peak
 memory: the largest resident set of a new process that loads the model, less what it had before, beside the weights.
-int8: this book's `quantize_int8` on float32 activations, also with its projections compiled (--compile).
+int8 and 4 bits: this book's `quantize`, activations in float32, beside transformers in bfloat16.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch
 
 from llmbook.assets import fetch
 from llmbook.generation import generate
-from llmbook.open_weights import load_pretrained, quantize_int8
+from llmbook.open_weights import load_pretrained, quantize
 
 NAME, PROMPT = "smollm2-135m-instruct", "The history of the steam engine begins"
 
@@ -94,7 +94,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=40)
-    parser.add_argument("--compile", action="store_true", help="also measure torch.compile on the int8 model")
     parser.add_argument("--measure", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -111,26 +110,25 @@ def main() -> None:
         show(f"peak memory while loading, {dtype}: {run['peak']:.0f} MiB for {run['weights']:.0f} MiB of weights, "
              f"ratio {run['peak'] / run['weights']:.2f}   (floor: 1.30)")
 
-    show("\ntokens a second      llmbook  transformers  ratio")
-    for dtype in (torch.float32, torch.bfloat16):
-        (mine, tokenizer), (other, _) = load_ours(dtype), load_theirs(dtype)
-        ids, pairs = torch.tensor([tokenizer.encode(PROMPT)]), []
-        count = options.tokens if dtype == torch.float32 else max(8, options.tokens // 2)
-        for _ in range(options.rounds):
-            pairs.append((speed(generate_ours, mine, ids, count), speed(generate_theirs, other, ids, count)))
-        a, b = (statistics.median(values) for values in zip(*pairs, strict=True))
-        floor = "   (floor: 1.50)" if dtype == torch.bfloat16 else ""
-        show(f"{str(dtype)[6:]:20} {a:7.1f} {b:13.1f}  {statistics.median(x / y for x, y in pairs):5.2f}{floor}")
-        if dtype == torch.float32:
-            plain = a
-            del other
-            quantize_int8(mine)
-            eight = statistics.median(speed(generate_ours, mine, ids, count) for _ in range(options.rounds))
-            show(f"{'int8, this book':20} {eight:7.1f} {'':13}  {eight / plain:5.2f} times our float32")
-            if options.compile:
-                mine.hidden_states = torch.compile(mine.hidden_states, dynamic=True)
-                fast = statistics.median(speed(generate_ours, mine, ids, count) for _ in range(options.rounds))
-                show(f"{'int8, compiled':20} {fast:7.1f} {'':13}  {fast / plain:5.2f} times our float32")
+    show("\ntokens a second              llmbook  transformers  ratio")
+    models = {"float32": load_ours(torch.float32), "bfloat16": load_ours(torch.bfloat16)}
+    tokenizer = models["float32"][1]
+    models = {name: model for name, (model, _) in models.items()}
+    for bits, name in ((8, "int8"), (4, "4 bits")):
+        models[name] = quantize(load_ours(torch.float32)[0], bits)
+    theirs = {name: load_theirs(getattr(torch, name))[0] for name in ("float32", "bfloat16")}
+    ids, rates = torch.tensor([tokenizer.encode(PROMPT)]), {}
+    for _ in range(options.rounds):
+        for name, model in models.items():
+            rates.setdefault(name, []).append(speed(generate_ours, model, ids, options.tokens))
+        for name, model in theirs.items():
+            rates.setdefault("their " + name, []).append(speed(generate_theirs, model, ids, options.tokens))
+    for name in models:
+        other = "their " + (name if name in theirs else "bfloat16")
+        ratio = statistics.median(a / b for a, b in zip(rates[name], rates[other], strict=True))
+        note = "" if name != "bfloat16" else "   (floor: 1.50, on a processor with bfloat16)"
+        show(f"{name:9} beside {other[6:]:10} {statistics.median(rates[name]):8.1f} "
+             f"{statistics.median(rates[other]):13.1f}  {ratio:5.2f}{note}")
 
 
 if __name__ == "__main__":

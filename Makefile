@@ -30,6 +30,7 @@ store: $(READY)  ## for authors: run the notebooks (NB="..." for some) and keep 
 bench: $(READY)  ## speed beside other implementations, on a quiet machine (slow; not part of test)
 	env -u GOMP_SPINCOUNT $(BIN)/python -m tests.benchmarks.speed
 	env -u GOMP_SPINCOUNT $(BIN)/python -m tests.benchmarks.open_weights
+	$(BIN)/python -m tests.benchmarks.classification --everything 1
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 # Folders of the standard library that hold no documentation, or text that is not English prose.
 _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__", "pydoc_data",
@@ -50,6 +51,13 @@ def _python_documentation() -> tuple[str, ...]:
         if _SKIPPED.isdisjoint(path.relative_to(library).parts):
             documents += _docstrings(path)
     return tuple(dict.fromkeys(text for text in documents if len(text) >= 40))  # once each, in order
+
+
+def package_docstrings(package: ModuleType) -> list[str]:
+    """The docstrings of 40 characters or more in a package's sources, each once, in the order of the files."""
+    files = sorted(Path(package.__file__).parent.rglob("*.py"))
+    found = [text for path in files if _SKIPPED.isdisjoint(path.parts[-3:]) for text in _docstrings(path)]
+    return list(dict.fromkeys(text for text in found if len(text) >= 40))
 
 
 def _docstrings(path: Path) -> list[str]:

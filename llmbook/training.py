@@ -254,6 +254,7 @@ def train(model: nn.Module, train_loader: Iterable, loss_fn: LossFunction, confi
 _MODEL_CLASSES: dict[str, tuple[str, str]] = {
     "GPT": ("llmbook.gpt", "GPTConfig"),
     "Llama": ("llmbook.llama", "LlamaConfig"),  # chapter 5b
+    "TextClassifier": ("llmbook.classification", "ClassifierConfig"),  # chapter 6
 }
 
 

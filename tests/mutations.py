@@ -65,6 +65,20 @@ MUTATIONS = {
         "open_weights", "del messages[len(system) : len(system) + 2]", "raise ValueError('full')", ["open_weights"]),
     "int8: the scale of a row left out": (
         "open_weights", "(self.weight * self.scale[:, None])", "self.weight", ["open_weights"]),
+    "the last token but one is read": (
+        "classification", "lengths.to(x.device) - 1]", "(lengths.to(x.device) - 2).clamp(0)]", ["classification"]),
+    "texts are split by their spelling": (
+        "classification", 'f"{seed}:{text_key(text)}"', 'f"{seed}:{text}"', ["classification"]),
+    "features of the wrong block": (
+        "classification", "model.blocks[-blocks] if blocks", "model.blocks[1 - blocks] if blocks", ["classification"]),
+    "the final norm is not trained": (
+        "classification", "        classifier.model.final_norm.requires_grad_(True)\n", "", ["classification"]),
+    "accuracy ignores accumulation": (
+        "classification", "loss.training[step * batches : (step + 1) * batches]", "loss.training[step : step + 1]",
+        ["classification"]),
+    "probabilities in the order of lengths": (
+        "classification", "result[places] = logits", "result[len(places) * 0 : len(places)] = logits",
+        ["classification"]),
     "4 bits: the value of code 0 given as that of code 8": (
         "open_weights", "(minimum + 8 * step).T", "minimum.T", ["open_weights"]),
     "keys are not turned": (

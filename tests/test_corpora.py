@@ -57,3 +57,13 @@ def test_a_source_that_does_not_parse_is_passed_over(tmp_path):
     assert corpora._docstrings(tmp_path / "latin.py") == []
     (tmp_path / "good.py").write_text('"""About this.\n\n    More.\n"""\ndef f():\n    "About f."\n')
     assert corpora._docstrings(tmp_path / "good.py") == ["About this.\n\nMore.", "About f."]
+
+
+def test_a_package_s_docstrings_are_its_own():
+    import json
+
+    from llmbook.corpora import package_docstrings
+
+    found = package_docstrings(json)
+    assert json.JSONEncoder.__doc__.strip()[:40] in "\n".join(found)
+    assert len(found) == len(set(found)) > 5 and min(map(len, found)) >= 40

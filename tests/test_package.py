@@ -127,7 +127,7 @@ def test_conda_uses_the_same_list():
 
 # The name to look for in requirements.txt: another spelling, or what brings the module along.
 IMPORT_NAMES = {"yaml": "pyyaml", "tiktoken_ext": "tiktoken", "cycler": "matplotlib", "IPython": "ipykernel",
-                "jupyter_client": "ipykernel", "packaging": "pytest"}
+                "jupyter_client": "ipykernel", "packaging": "pytest", "sklearn": "scikit-learn"}
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -178,6 +178,22 @@ def last_token(x: Tensor, lengths: Tensor | None = None) -> Tensor:
         return x[:, -1]
     return x[torch.arange(len(x), device=x.device), lengths.to(x.device) - 1]
 
+
+def _rotation_for(model: nn.Module, x: Tensor) -> list[Any]:
+    """What a Llama's blocks are given to turn queries and keys; a GPT's need nothing."""
+    return [_rotation(model.config, 0, x.shape[1], x)] if isinstance(model, Llama) else []
+
+
+def _finish(blocks: nn.ModuleList, x: Tensor, lengths: Tensor, rotation: list[Any]) -> Tensor:
+    """The last block, if any is left, (batch, tokens, d_model) -> (batch, d_model). Only the last
+    tokens' results are needed, so the feed-forward part, most of the work, is for them alone."""
+    if not len(blocks):
+        return last_token(x, lengths)
+    block, dropout = blocks[-1], getattr(blocks[-1], "dropout", nn.Identity())  # only GPT has one
+    x = x + dropout(block.attention(block.attention_norm(x), None, 0, *rotation))
+    x = last_token(x, lengths)
+    return x + block.feed_forward(block.feed_forward_norm(x))
+
 # %% ../notebooks/06_classification.ipynb #4d14f5e8
 _FAMILIES = {"GPT": (GPT, GPTConfig), "Llama": (Llama, LlamaConfig)}
 
@@ -234,11 +250,11 @@ class TextClassifier(nn.Module):
 
     def from_block(self, x: Tensor, lengths: Tensor, first: int) -> Tensor:
         """As `forward`, from the features (batch, tokens, d_model) that enter block `first`."""
-        llama = isinstance(self.model, Llama)  # whose blocks are given the positions
-        rotation = [_rotation(self.model.config, 0, x.shape[1], x)] if llama else []
-        for layer, block in list(enumerate(self.model.blocks))[first:]:
+        rotation = _rotation_for(self.model, x)
+        for layer, block in list(enumerate(self.model.blocks))[first:-1]:
             x = block(x, None, layer, *rotation)
-        return self.head(self.model.final_norm(last_token(x, lengths)))
+        x = _finish(self.model.blocks[first:], x, lengths, rotation)  # (batch, d_model)
+        return self.head(self.model.final_norm(x))
 
 # %% ../notebooks/06_classification.ipynb #309fcdfb
 def _logits(classifier: TextClassifier, inputs: Tensor, lengths: Tensor,
@@ -297,7 +313,8 @@ def precompute(classifier: TextClassifier, texts: PreparedTexts, blocks: int) ->
     most = len(model.blocks) if texts.blocks is None else texts.blocks
     if not 0 <= blocks <= most:
         raise ValueError(f"blocks is {blocks}: it must be from 0 to {most} here")
-    watched = model.blocks[-blocks] if blocks else model.final_norm
+    # what enters a block enters its first norm too, also where `_finish` runs the block by parts
+    watched = model.blocks[-blocks].attention_norm if blocks else model.final_norm
     caught, results, was_training = [], [None] * len(texts.inputs), classifier.training
     handle = watched.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
     classifier.eval()

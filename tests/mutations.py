@@ -70,7 +70,7 @@ MUTATIONS = {
     "texts are split by their spelling": (
         "classification", 'f"{seed}:{text_key(text)}"', 'f"{seed}:{text}"', ["classification"]),
     "features of the wrong block": (
-        "classification", "model.blocks[-blocks] if blocks", "model.blocks[1 - blocks] if blocks", ["classification"]),
+        "classification", "model.blocks[-blocks].attention", "model.blocks[1 - blocks].attention", ["classification"]),
     "the final norm is not trained": (
         "classification", "        classifier.model.final_norm.requires_grad_(True)\n", "", ["classification"]),
     "accuracy ignores accumulation": (

@@ -265,6 +265,21 @@ def _logits(classifier: TextClassifier, inputs: Tensor, lengths: Tensor,
         return classifier(inputs, lengths)
     return classifier.from_block(inputs, lengths, len(classifier.model.blocks) - blocks)
 
+
+@torch.no_grad()
+def _read(classifier: TextClassifier, texts: "PreparedTexts") -> Iterator[tuple]:
+    """Places, lengths and logits of one batch after the other, short texts first, dropout off."""
+    device, was_training = next(classifier.parameters()).device, classifier.training
+    classifier.eval()
+    try:
+        for places in LengthBatches([len(row) for row in texts.inputs], 32, shuffle=False):
+            padded, lengths, _ = collate_texts([(texts.inputs[place], 0) for place in places])
+            with autocast(device):
+                logits = _logits(classifier, padded.to(device), lengths, texts.blocks)
+            yield places, lengths, logits
+    finally:
+        classifier.train(was_training)
+
 # %% ../notebooks/06_classification.ipynb #83f989b8
 @dataclass(frozen=True)
 class PreparedTexts:
@@ -309,27 +324,22 @@ def precompute(classifier: TextClassifier, texts: PreparedTexts, blocks: int) ->
     For 0, they are what the last token has after all blocks, (1, d_model). Raises ValueError if
     `blocks` is out of range: the model has fewer, or the texts are past that block already.
     """
-    model, device = classifier.model, next(classifier.parameters()).device
+    model = classifier.model
     most = len(model.blocks) if texts.blocks is None else texts.blocks
     if not 0 <= blocks <= most:
         raise ValueError(f"blocks is {blocks}: it must be from 0 to {most} here")
     # what enters a block enters its first norm too, also where `_finish` runs the block by parts
     watched = model.blocks[-blocks].attention_norm if blocks else model.final_norm
-    caught, results, was_training = [], [None] * len(texts.inputs), classifier.training
+    caught, results = [], [None] * len(texts.inputs)
     handle = watched.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
-    classifier.eval()
     try:
-        for places in LengthBatches([len(row) for row in texts.inputs], 32, shuffle=False):
-            padded, lengths, _ = collate_texts([(texts.inputs[place], 0) for place in places])
-            with autocast(device):
-                _logits(classifier, padded.to(device), lengths, texts.blocks)
+        for places, lengths, _ in _read(classifier, texts):
             x = caught.pop().float()  # (batch, tokens, d_model)
             rows = x.cpu() if blocks else _last(x, lengths)[:, None].cpu()
             for row, place, length in zip(rows, places, lengths.tolist()):
                 results[place] = row[:length].clone()
     finally:
         handle.remove()
-        classifier.train(was_training)
     return PreparedTexts(results, texts.targets, blocks)
 
 
@@ -415,20 +425,11 @@ def _add_accuracy(history: History, loss: ClassificationLoss, batches: int, held
             done += held_out
 
 # %% ../notebooks/06_classification.ipynb #059d5079
-@torch.no_grad()
 def class_probabilities(classifier: TextClassifier, texts: PreparedTexts) -> Tensor:
     """Of each class for each prepared text, (texts, n_classes), on the CPU."""
-    device, was_training = next(classifier.parameters()).device, classifier.training
     result = torch.empty(len(texts.inputs), len(classifier.config.labels))
-    classifier.eval()
-    try:
-        for places in LengthBatches([len(row) for row in texts.inputs], 32, shuffle=False):
-            padded, lengths, _ = collate_texts([(texts.inputs[place], 0) for place in places])
-            with autocast(device):
-                logits = _logits(classifier, padded.to(device), lengths, texts.blocks)
-            result[places] = logits.float().softmax(dim=-1).cpu()
-    finally:
-        classifier.train(was_training)
+    for places, _, logits in _read(classifier, texts):
+        result[places] = logits.float().softmax(dim=-1).cpu()
     return result
 
 # %% ../notebooks/06_classification.ipynb #3b9ea3a5

@@ -21,6 +21,7 @@ from llmbook.gpt import (
     forward_flops_per_token,
     initialize_weights,
 )
+from tests.token_ids import WRONG_TOKEN_IDS
 
 TINY = GPTConfig(vocab_size=50, context_length=24, d_model=24, n_heads=3, n_layers=3, dropout=0.0, qkv_bias=True)
 SIZES = ("vocab_size", "context_length", "d_model", "n_heads", "n_layers")
@@ -395,16 +396,7 @@ def test_dropout_stands_after_embedding_attention_and_feed_forward():
 
 # --- what the model refuses --------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("ids, message", [
-    (torch.zeros(1, 0, dtype=torch.long), r"token_ids have shape \(1, 0\): give \(batch, tokens\) with at least one"),
-    (torch.zeros(0, 4, dtype=torch.long), r"token_ids have shape \(0, 4\)"),
-    (torch.tensor([1, 2]), r"token_ids have shape \(2,\)"),
-    (torch.tensor(3), r"token_ids have shape \(\)"),
-    (torch.zeros(1, 2, 3, dtype=torch.long), r"token_ids have shape \(1, 2, 3\)"),
-    (torch.zeros(1, 25, dtype=torch.long), "25 tokens exceed the context_length of 24: shorten the text"),
-    (torch.tensor([[3, 50]]), "token id 50 is outside the vocabulary of 50: encode the text with the model's own"),
-    (torch.tensor([[3, 1], [4, -1]]), "token id -1 is outside the vocabulary of 50"),
-])
+@pytest.mark.parametrize("ids, message", WRONG_TOKEN_IDS)
 def test_wrong_token_ids(ids, message):
     with pytest.raises(ValueError, match=message):
         shaken()(ids)

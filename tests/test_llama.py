@@ -22,6 +22,7 @@ from llmbook.llama import (
     rotate,
 )
 from llmbook.training import TrainingConfig, load_model, next_token_loss, save_model, train
+from tests.token_ids import WRONG_TOKEN_IDS
 
 TINY = LlamaConfig(vocab_size=50, context_length=24, d_model=24, n_heads=6, n_kv_heads=2, n_layers=3, d_hidden=40,
                    rope_base=100.0)
@@ -361,13 +362,7 @@ def test_angles_of_a_bfloat16_model_are_computed_in_float32():
     torch.testing.assert_close(turned[:, 2], angles.sin(), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("ids, message", [
-    (torch.zeros(1, 0, dtype=torch.long), r"token_ids have shape \(1, 0\): give \(batch, tokens\) with at least one"),
-    (torch.tensor([1, 2]), r"token_ids have shape \(2,\)"),
-    (torch.zeros(1, 25, dtype=torch.long), "25 tokens exceed the context_length of 24: shorten the text"),
-    (torch.tensor([[3, 50]]), "token id 50 is outside the vocabulary of 50: encode the text with the model's own"),
-    (torch.tensor([[3, 1], [4, -1]]), "token id -1 is outside the vocabulary of 50"),
-])
+@pytest.mark.parametrize("ids, message", WRONG_TOKEN_IDS)
 def test_wrong_token_ids(ids, message):
     with pytest.raises(ValueError, match=message):
         shaken()(ids)

@@ -4,7 +4,7 @@ A check takes the reader's function, tries it and prints one of three lines: not
 wrong), or solved. It never raises, so an unsolved exercise does not stop a notebook.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -61,6 +61,24 @@ def expect_tensor(answer: Any, shape: tuple[int, ...], what: str = "the result")
     expect(isinstance(answer, Tensor), f"{what} should be a tensor, not {type(answer).__name__}.")
     expect(tuple(answer.shape) == tuple(shape), f"{what} has shape {tuple(answer.shape)}, expected {tuple(shape)}.")
     return answer
+
+
+def expect_number(answer: Any, what: str = "the result") -> float:
+    """Raise `Wrong` unless `answer` is one number, a tensor of one included; returns it."""
+    if answer is None or answer is ...:
+        raise NotImplementedError
+    try:
+        return float(answer.detach() if isinstance(answer, Tensor) else answer)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor with more than one number
+        raise Wrong(f"{what} should be one number, not {type(answer).__name__}.") from None
+
+
+def compare(got: float, wanted: float, mistakes: Iterable[tuple[float, str]], where: str) -> None:
+    """Raise `Wrong` unless got is wanted; the message of the first mistake that gives got is added."""
+    if abs(got - wanted) <= 1e-5 * max(1, abs(wanted)):
+        return
+    hint = next((text for value, text in mistakes if abs(got - value) <= 1e-5 * max(1, abs(value))), "")
+    raise Wrong(f"{where} {got:.4f}, expected {wanted:.4f}. {hint}".rstrip())
 
 
 def close(first: Tensor, second: Tensor, tolerance: float = 1e-5) -> bool:

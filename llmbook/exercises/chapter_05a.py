@@ -7,23 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmbook.exercises import Wrong, close, exercise, expect, expect_tensor
-
-
-def _number(answer: object, what: str) -> float:
-    if answer is None or answer is ...:
-        raise NotImplementedError
-    try:
-        return float(answer.detach() if isinstance(answer, Tensor) else answer)
-    except (TypeError, ValueError):
-        raise Wrong(f"{what} should be one number, not {type(answer).__name__}.") from None
+from llmbook.exercises import Wrong, close, compare, exercise, expect, expect_number, expect_tensor
 
 
 @exercise("5a.1", "You have computed the number that all of pretraining makes smaller.")
 def exercise_1(my_cross_entropy: Callable[[Tensor, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(7, 5), torch.tensor([0, 4, 2, 2, 1, 3, 0])
-    got, wanted = _number(my_cross_entropy(logits, targets), "The loss"), F.cross_entropy(logits, targets).item()
+    got, wanted = expect_number(my_cross_entropy(logits, targets), "The loss"), F.cross_entropy(logits, targets).item()
     picked = logits.softmax(-1)[torch.arange(7), targets]
     mistakes = {
         -wanted: "This is the right number with the wrong sign: a loss is smaller for a better guess.",
@@ -36,22 +27,12 @@ def exercise_1(my_cross_entropy: Callable[[Tensor, Tensor], Tensor]) -> None:
             "The softmax runs over the positions. It belongs over the vocabulary, the last dimension.",
         -logits.log_softmax(-1).mean().item(): "You averaged over all tokens. Only the target of each position counts.",
     }
-    _compare(got, wanted, mistakes, "For 7 positions and 5 tokens")
+    compare(got, wanted, mistakes.items(), "For 7 positions and 5 tokens you return")
     large = torch.tensor([[1000.0, 0.0], [0.0, 1000.0]])
-    got = _number(my_cross_entropy(large, torch.tensor([0, 0])), "The loss")
+    got = expect_number(my_cross_entropy(large, torch.tensor([0, 0])), "The loss")
     expect(math.isfinite(got), f"With logits of 1,000 the loss is {got}: exp overflows. Subtract the largest logit "
                                "first, or use log_softmax or logsumexp.")
     expect(abs(got - 500) < 0.01, f"With logits of 1,000 the loss is {got:.4f}, expected 500.")
-
-
-def _compare(got: float, wanted: float, mistakes: dict[float, str], where: str) -> None:
-    """Raise `Wrong` unless got is wanted, with the mistake's own message where got is a known wrong value."""
-    if abs(got - wanted) <= 1e-4 * max(1, abs(wanted)):
-        return
-    for value, message in mistakes.items():
-        if abs(got - value) <= 1e-4 * max(1, abs(value)):
-            raise Wrong(f"{where} you return {got:.4f}, expected {wanted:.4f}. {message}")
-    raise Wrong(f"{where} you return {got:.4f}, expected {wanted:.4f}.")
 
 
 @exercise("5a.2", "Now losses of models with different tokenizers can stand side by side.")
@@ -64,8 +45,8 @@ def exercise_2(bits_per_byte: Callable[[float, int, int], float]) -> None:
             loss / math.log(2): "This is bits a token. A token spells several bytes, which share its cost.",
             loss * size / tokens / math.log(2): "The ratio is upside down: n_tokens shares of the loss over n_bytes.",
         }
-        _compare(_number(bits_per_byte(loss, tokens, size), "The result"), wanted, mistakes,
-                 f"For a loss of {loss}, {tokens} tokens and {size} bytes")
+        compare(expect_number(bits_per_byte(loss, tokens, size), "The result"), wanted, mistakes.items(),
+                f"For a loss of {loss}, {tokens} tokens and {size} bytes you return")
 
 
 @exercise("5a.3", "A rule of your own for which tokens may be drawn.")
@@ -96,7 +77,7 @@ def exercise_4(trapezoid: Callable[[int, int, int, int], float]) -> None:
     for most, warmup, cooldown in ((10, 2, 4), (100, 10, 20), (6, 1, 1)):
         for step in range(most):
             wanted = min(1.0, (step + 1) / warmup, (most - step) / cooldown)
-            got = _number(trapezoid(step, most, warmup, cooldown), "The factor")
+            got = expect_number(trapezoid(step, most, warmup, cooldown), "The factor")
             where = f"At step {step} of {most}, with warmup {warmup} and cooldown {cooldown},"
             hint = ""
             if step < warmup and abs(got - step / warmup) < 1e-6:
@@ -131,7 +112,7 @@ def exercise_5(smoothed_loss: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> 
         chosen = targets[targets != -100]
         own, mean = F.nll_loss(logs, chosen), -logs.mean()
         loss = smoothed_loss(model, inputs, targets)
-        got, wanted = _number(loss, f"{what}the loss"), (0.9 * own + 0.1 * mean).item()
+        got, wanted = expect_number(loss, f"{what}the loss"), (0.9 * own + 0.1 * mean).item()
         mistakes = {
             own.item(): "This is the plain cross-entropy: the smoothing is missing.",
             (0.9 * own).item(): "The part for all tokens is missing.",
@@ -141,6 +122,6 @@ def exercise_5(smoothed_loss: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> 
             (0.9 * own + 0.1 * -model(inputs).log_softmax(-1).mean()).item():
                 "Positions with target -100 still count in the part for all tokens.",
         }
-        _compare(got, wanted, mistakes, f"{what}a small model:")
+        compare(got, wanted, mistakes.items(), f"{what}a small model: you return")
         expect(isinstance(loss, Tensor) and loss.requires_grad, "The loss has no gradient: return a tensor, "
                                                                 "without .item() or detach().")

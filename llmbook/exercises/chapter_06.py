@@ -6,24 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from llmbook.exercises import Wrong, close, exercise, expect, expect_tensor
-
-
-def _number(answer: object, what: str) -> float:
-    if answer is None or answer is ...:
-        raise NotImplementedError
-    try:
-        return float(answer.detach() if isinstance(answer, Tensor) else answer)
-    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor with more than one number
-        raise Wrong(f"{what} should be one number, not {type(answer).__name__}.") from None
-
-
-def _compare(got: float, wanted: float, mistakes: Sequence[tuple[float, str]], where: str) -> None:
-    """Raise `Wrong` unless got is wanted; the message of the first mistake that gives got is added."""
-    if abs(got - wanted) <= 1e-5:
-        return
-    hint = next((text for value, text in mistakes if abs(got - value) <= 1e-5), "")
-    raise Wrong(f"{where} {got:.4f}, expected {wanted:.4f}. {hint}".rstrip())
+from llmbook.exercises import Wrong, close, compare, exercise, expect, expect_number, expect_tensor
 
 
 def _share(part: float, whole: float) -> float:
@@ -34,7 +17,7 @@ def _share(part: float, whole: float) -> float:
 def exercise_1(padding_share: Callable[[Sequence[int], int], float]) -> None:
     for lengths, size in (([5, 2, 7, 1, 3, 12], 2), ([9, 4, 6, 30, 2, 8, 11], 3), ([3, 8, 4], 10), ([4, 9, 2], 1)):
         given = list(lengths)
-        got = _number(padding_share(given, size), "The share")
+        got = expect_number(padding_share(given, size), "The share")
         expect(given == lengths, "Your function changed the list of lengths that it was given.")
         real, padded = sum(lengths), _padded(lengths, size)
         whole = lengths[: len(lengths) // size * size]  # without an incomplete last batch
@@ -58,7 +41,7 @@ def exercise_1(padding_share: Callable[[Sequence[int], int], float]) -> None:
             (1 - real / sum(max(part) * size for part in parts),
              "You counted the last batch as a full one. It has only the texts that are left."),
         ]
-        _compare(got, right, mistakes, f"For the lengths {lengths} and batches of {size} you return")
+        compare(got, right, mistakes, f"For the lengths {lengths} and batches of {size} you return")
 
 
 def _padded(lengths: Sequence[int], size: int) -> int:
@@ -123,10 +106,10 @@ def _check_rates(answer: object, hits: int, false: int, missed: int, passed: int
     }
     wanted = precision, recall, _share(2 * hits, 2 * hits + false + missed)
     for value, right, name in zip(answer, wanted, _NAMES):
-        got = _number(value, name)
+        got = expect_number(value, name)
         expect(not math.isnan(got), f"{where}{name} is NaN, which 0 / 0 gives. Return 0.0 there.")
         hints = mistakes[name] if hits else [(1.0, "It is defined as 0.0 where nothing can be divided.")]
-        _compare(got, right, hints, f"{where}{hits + false} texts found, {hits} of them rightly, {missed} missed, "
+        compare(got, right, hints, f"{where}{hits + false} texts found, {hits} of them rightly, {missed} missed, "
                                     f"{passed} rightly let through: your {name} is")
 
 
@@ -248,13 +231,13 @@ def _prior_mistake(got: Tensor, p: Tensor, old: Tensor, new: Tensor) -> str:
 def exercise_5(calibration_error: Callable[[Tensor, Tensor, int], float]) -> None:
     for probabilities, right, bins, where in _answers():
         given = probabilities.clone(), right.clone()
-        got = _number(calibration_error(*given, bins), "The error")
+        got = expect_number(calibration_error(*given, bins), "The error")
         expect(torch.equal(given[0], probabilities) and torch.equal(given[1], right),
                "Your function changed what it was given: compute new tensors.")
         places = (probabilities * bins).ceil().long() - 1
         expect(not math.isnan(got), f"{where} you return NaN, as the mean over an empty bin does. Empty bins count "
                                     "nothing: leave them out.")
-        _compare(got, _gaps(probabilities, right, places), _calibration_mistakes(probabilities, right, places, bins),
+        compare(got, _gaps(probabilities, right, places), _calibration_mistakes(probabilities, right, places, bins),
                  f"{where} you return")
 
 

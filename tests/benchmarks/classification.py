@@ -24,10 +24,10 @@ from llmbook.classification import (
     class_probabilities,
     drop_repeats,
     finetune_classifier,
+    precompute,
     prepare_texts,
     read_labelled_texts,
     split_by_key,
-    text_loader,
     undersample,
 )
 from llmbook.open_weights import load_pretrained
@@ -54,19 +54,6 @@ def bag_of_words(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
     return scores(list(test["label"]), list(model.predict(test["text"])), seconds=time.perf_counter() - start)
 
 
-def last_tokens_only(classifier: TextClassifier, texts: PreparedTexts) -> PreparedTexts:
-    """Texts prepared for the last block, one block further: what `prepare_texts(..., blocks=0)` gives."""
-    caught, order = [], []
-    handle = classifier.model.final_norm.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    with torch.no_grad():
-        for padded, lengths, places in text_loader(texts.inputs, range(len(texts.inputs)), 32, shuffle=False):
-            classifier.from_block(padded, lengths, len(classifier.model.blocks) - 1)
-            order += places.tolist()
-    handle.remove()
-    rows = dict(zip(order, torch.cat(caught).split(1), strict=True))
-    return PreparedTexts([rows[place] for place in range(len(rows))], texts.targets, 0)
-
-
 class Runs:
     """Trains classifiers on one pretrained model and one set of features."""
 
@@ -75,7 +62,7 @@ class Runs:
         start, classifier = time.perf_counter(), TextClassifier(self.model, 2, LABELS)
         kinds = {1: prepare_texts(classifier, self.tokenizer, messages, blocks=1)}
         self.seconds_a_text = (time.perf_counter() - start) / len(messages)
-        kinds[0] = last_tokens_only(classifier, kinds[1])
+        kinds[0] = precompute(classifier, kinds[1], 0)
         self.inputs = {blocks: dict(zip(messages["text"], texts.inputs, strict=True))
                        for blocks, texts in kinds.items()}
 

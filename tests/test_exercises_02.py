@@ -52,6 +52,9 @@ def shape_turned(n, c, s, b):
     (shape_with_one_more, "inputs and targets are cut from it"),
     (shape_turned, "The batch comes first"),
     (lambda *sizes: 3, "Return two things"),
+    (lambda n, c, s, b: (*windows_by_formula(n, c, s, b), c), "Return two things"),
+    (lambda n, c, s, b: (windows_by_formula(n, c, s, b)[0] + 7, (b, c)), r"windows is 15, .* batch_size=5\.$"),
+    (lambda n, c, s, b: (windows_by_formula(n, c, s, b)[0], (b, s)), r"inputs is \(5, 3\), .* batch_size=5\.$"),
     (lambda *sizes: (windows_by_formula(*sizes)[0], 8), "The shape of the inputs is 8"),
 ])
 def test_predict_windows_wrong(answer, message):
@@ -129,6 +132,12 @@ def join_text(encoding, documents):
     (lambda e, d: [e.eot_token, *join(e, d)[:-1]] if d else [], "before the first document"),
     (lambda e, d: [part for t in d for part in (e.encode_ordinary(t), e.eot_token)], "use \\+ or extend"),
     (lambda e, d: tuple(join(e, d)), "Return a list"),
+    (lambda e, d: join(e, d[::-1]), r"Part 0 of the list decodes to 'Three\.'; document 0 is 'One\.'"),
+    (lambda e, d: join(e, [" " + text for text in d]), r"Part 0 .* ' The ferry waits\.'; .* add nothing"),
+    (lambda e, d: join(e, [text and text + " " for text in d]), r"Part 0 .* 'The ferry waits\. '"),
+    (lambda e, d: join(e, [text.removeprefix("After ") for text in d]), "Part 1 .* 'After an empty one"),
+    (lambda e, d: [*join(e, d), 0], "the last id ends the last document"),
+    (lambda e, d: [id + 1000 * (id != e.eot_token) for id in join(e, d)], "Part 0 of the list decodes to ''"),
 ])
 def test_join_documents_wrong(answer, message):
     with pytest.raises(Wrong, match=message):
@@ -156,6 +165,18 @@ def mask_by_copy(inputs, targets, end_id):
     return masked
 
 
+def mask_the_inputs_too(inputs, targets, end_id):
+    hidden = inputs == end_id
+    inputs[hidden] = 0
+    return targets.masked_fill(hidden, -100)
+
+
+def mask_too_late(inputs, targets, end_id):
+    masked = targets.clone()
+    masked[:, 1:][inputs[:, :-1] == end_id] = -100
+    return masked
+
+
 def mask_in_place(inputs, targets, end_id):
     targets[inputs == end_id] = -100
     return targets
@@ -163,6 +184,10 @@ def mask_in_place(inputs, targets, end_id):
 
 @pytest.mark.parametrize("answer, message", [
     (mask_in_place, "changed a tensor"),
+    (mask_the_inputs_too, "changed a tensor"),
+    (mask_too_late, r"in row 0, you return \[2, 9, 4, -100, 9\], you masked one position too late"),
+    (lambda x, y, end: torch.where((x == end).any(0), -100, y), r"row 0, .*, expected \[2, 9, -100, 5, 9\]\.$"),
+    (lambda x, y, end: mask_by_where(x, y, end).where(y != 1, 0), r"in row 1, .*, expected \[-100, -100, 9"),
     (lambda x, y, end: torch.where(y == end, -100, y), "look at where the \\*input\\* is end_id"),
     (lambda x, y, end: y.clone(), "nothing was masked"),
     (lambda x, y, end: torch.where(x == end, -1, y), "no -100"),
@@ -218,7 +243,11 @@ def arrive_with_strict_end(encoding, token_ids):
     (lambda e, ids: [e.decode_single_token_bytes(id).decode(errors="ignore") for id in ids], "Characters are lost"),
     (lambda e, ids: [part for part in arrive_by_codecs(e, ids) if part], "completes no character gives ''"),
     (arrive_all_at_the_end, "the id that completes it"),
-    (arrive_with_strict_end, "leave that character out"),
+    (arrive_with_strict_end, "half a character stopped your code"),
+    (lambda e, ids: [part.encode() for part in arrive_by_codecs(e, ids)], "Return a list of strings"),
+    (lambda e, ids: [e.decode_single_token_bytes(id).decode("latin-1") for id in ids], "several bytes may spell one"),
+    (lambda e, ids: [part.upper() for part in arrive_by_codecs(e, ids)], r"instead of 'The ferry waits\.'\.$"),
+    (lambda e, ids: [part.replace("b", "") for part in arrive_by_codecs(e, ids)], "instead of 'a.b'. Characters are"),
     (lambda e, ids: "".join(arrive_by_codecs(e, ids)), "Return a list of strings"),
     (lambda e, ids: (parts := arrive_by_codecs(e, ids))[:-1] + [parts[-1] or "\ufffd"], "leave that character out"),
 ])
@@ -227,7 +256,8 @@ def test_text_as_it_arrives_wrong(answer, message):
         check.exercise_5.verify(answer)
 
 
-@pytest.mark.parametrize("answer", [arrive_by_codecs, arrive_by_hand])
+@pytest.mark.parametrize("answer", [
+    arrive_by_codecs, arrive_by_hand, lambda e, ids: iter(arrive_by_codecs(e, ids))])
 def test_text_as_it_arrives_right(answer):
     check.exercise_5.verify(answer)
 
@@ -244,6 +274,8 @@ def changed(part: str, pattern: str = GPT2_PATTERN) -> str:
     (GPT2_PATTERN, "more than one digit; a quantifier"),
     (changed(r" ?\p{N}"), "the space before it came along"),
     (changed(r"\p{N}+"), "a quantifier"),
+    (changed(r"\p{N}{1,2}"), "'19' is more than one digit; a quantifier"),
+    (changed(r"(?|\p{N})"), "the tokenizer's own does not"),
     (r"\p{N}|" + GPT2_PATTERN, "' 1974' is more than one digit"),
     (GPT2_PATTERN.replace(r" ?\p{N}++|", ""), "characters would be lost"),
     (changed(r"\d"), "characters would be lost"),
@@ -277,3 +309,12 @@ def test_stub_is_not_started_and_own_errors_are_shown(number, capsys):
 
     exercise(broken)
     assert "IndexError: of the reader" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_value_error_that_is_not_about_special_tokens_is_the_readers_own(number, capsys):
+    def broken(*arguments):
+        raise ValueError("of the reader")
+
+    getattr(check, f"exercise_{number}")(broken)
+    assert "Your code stopped with ValueError: of the reader" in capsys.readouterr().out

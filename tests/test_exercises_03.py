@@ -59,9 +59,23 @@ def test_shapes_right(answer):
     (lambda b, t, d, h: ((b, h, t, d // h), (b, h, t, d // h), (b, t, d)), "A weight belongs to two tokens"),
     (lambda b, t, d, h: ((b, h, t, d // h), (b, h, t, t), (b, t, d // h)), "laid end to end again"),
     (lambda b, t, d, h: ((b, h, t, d // h), (b, h, t, t)), "Return three shapes"),
+    (lambda b, t, d, h: ((b, h, t, h), (b, h, t, t), (b, t, d)), "d_head is d_model / n_heads, not n_heads"),
+    (lambda b, t, d, h: ((b, h, t, d // h), (b, h, t, d), (b, t, d)), "A weight belongs to two tokens"),
+    (lambda b, t, d, h: b * t * d, "Return three shapes"),
     (lambda b, t, d, h: (b, h, t), "should be a tuple of numbers, not int")])
 def test_shapes_wrong(answer, message):
     refused(check.exercise_1, answer, message)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_shape_that_no_mistake_explains_gets_no_hint(place):
+    def answer(b, t, d, h):
+        shapes = [(b, h, t, d // h), (b, h, t, t), (b, t, d)]
+        shapes[place] = b, h, t, 1
+        return shapes
+
+    with pytest.raises(Wrong, match=r"not \(2, 3, 6, 1\)\.$"):
+        check.exercise_1.verify(answer)
 
 
 # 3.2
@@ -157,7 +171,7 @@ def test_window_right(answer):
     (lambda p, t, w: window_mask(p, t, 10**6), "one too many"),
     (lambda p, t, w: ~window_mask(p, t, w), "the wrong way round"),
     (lambda p, t, w: window_mask(0, p + t, w)[:t], "they start at position `past`"),
-    (lambda p, t, w: torch.ones(t, p + t, dtype=torch.bool).triu(p - w + 1), "that is the future"),
+    (lambda p, t, w: torch.ones(t, p + t, dtype=torch.bool).triu(p - w + 1), "may look at position 1, that is the f"),
     (lambda p, t, w: window_mask(p, t, w).triu(p + 1), "a token always sees itself"),
     (lambda p, t, w: window_mask(p, t, w + 4) & ~window_mask(p, t, w + 1) | window_mask(p, t, w),
      "further back than the window reaches"),
@@ -199,6 +213,16 @@ def test_ahead_right():
     check.exercise_5.verify(by_prefix)
 
 
+def only_the_next(attention, x):
+    before = attention(x)
+    for token in range(1, x.shape[1]):
+        changed = x.clone()
+        changed[:, token] += 1
+        if not torch.allclose(attention(changed)[:, token - 1], before[:, token - 1], atol=1e-6):
+            return True
+    return False
+
+
 def changes_x(attention, x):
     before = attention(x)
     x[:, -1] += 1
@@ -215,6 +239,7 @@ def changes_x(attention, x):
     (lambda attention, x: not torch.equal(attention(x), attention(x + 1)),
      "Compare only the outputs before the token that you change"),
     (changes_x, "changes `x` itself"),
+    (only_the_next, "lets the first token look at the last; you return False"),
     (lambda attention, x: "no", "Return True or False, not str")])
 def test_ahead_wrong(answer, message):
     refused(check.exercise_5, answer, message)

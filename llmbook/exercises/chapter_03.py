@@ -50,7 +50,9 @@ def exercise_1(attention_shapes: Callable[[int, int, int, int], tuple]) -> None:
                 hint = " Each head works on its own, so the heads have a dimension too."
             elif name == names[0] and shape[-1:] == (d_model,):
                 hint = " The features are shared out among the heads."
-            elif name == names[1] and shape[-1:] == (d_head,):
+            elif name == names[0] and shape[-1:] == (n_heads,):
+                hint = " d_head is d_model / n_heads, not n_heads."
+            elif name == names[1] and shape[-1:] in ((d_head,), (d_model,)):
                 hint = " A weight belongs to two tokens: one that looks and one that is looked at."
             elif name == names[2]:
                 hint = " The heads are laid end to end again before the output projection."

@@ -32,6 +32,7 @@ bench: $(READY)  ## speed beside other implementations, on a quiet machine (slow
 	env -u GOMP_SPINCOUNT $(BIN)/python -m tests.benchmarks.speed
 	env -u GOMP_SPINCOUNT $(BIN)/python -m tests.benchmarks.open_weights
 	$(BIN)/python -m tests.benchmarks.classification --everything 1
+	$(BIN)/python -m tests.benchmarks.instructions --unmasked 1
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build

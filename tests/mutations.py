@@ -88,6 +88,20 @@ MUTATIONS = {
         "devices", "return result if bias is None else result + bias",
         "result = result.flatten()[: len(weight) // parts].repeat(parts).view(result.shape)\n"
         "    return result if bias is None else result + bias", ["devices"]),
+    "the prompt is learned too": (
+        "instructions", "prompt_tokens - 1 if mask_prompt", "0 if mask_prompt", ["instructions"]),
+    "the response's first token is not learned": (
+        "instructions", "prompt_tokens - 1 if mask_prompt", "prompt_tokens if mask_prompt", ["instructions"]),
+    "padding is learned": (
+        "instructions", "torch.full((len(items), longest), -100)", "torch.zeros(len(items), longest, dtype=torch.long)",
+        ["instructions"]),
+    "targets are the inputs": (
+        "instructions", "= ids[first + 1 :]", "= ids[first:-1]", ["instructions"]),
+    "a response has no end": (
+        "instructions", "prompt + response + [end_token(tokenizer, style)]", "prompt + response", ["instructions"]),
+    "the validation set is not read": (
+        "instructions", "return train(model, loader, response_loss, config, held_out)",
+        "return train(model, loader, response_loss, config)", ["instructions"]),
     "a changed model is saved": (
         "training", "if misfits := _misfits(empty.state_dict(), model.state_dict()):",
         "if misfits := '':", ["open_weights"]),

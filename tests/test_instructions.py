@@ -1,0 +1,1099 @@
+"""Fine-tuning on instructions: what the loss sees, what the model answers, and who says that an answer is right."""
+
+import json
+import random
+import re
+import socket
+import threading
+import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llmbook import instructions, training
+from llmbook.classification import LengthBatches, split_by_key, text_key
+from llmbook.devices import autocast
+from llmbook.generation import generate
+from llmbook.gpt import GPT, GPTConfig
+from llmbook.instructions import (
+    InstructionDataset,
+    OllamaJudge,
+    arithmetic,
+    check_answer,
+    check_kind,
+    collate_instructions,
+    encode_entry,
+    encode_prompt,
+    end_token,
+    finetune_instructions,
+    format_prompt,
+    held_out_loss,
+    instruction_loader,
+    last_number,
+    read_instructions,
+    respond,
+    respond_all,
+    response_loss,
+    score_responses,
+    split_instructions,
+    style_for,
+)
+from llmbook.llama import Llama, LlamaConfig
+from llmbook.text import train_bpe
+from llmbook.training import TrainingConfig, evaluate, load_model, next_token_loss, save_model, train
+from tests.repository import ROOT
+
+WORDS = "the sea a ship captain wind harbour night rope sail storm gold map island bird salt".split()
+TEXT = " ".join(f"{word} {other}" for word in WORDS for other in WORDS)
+PLAIN = train_bpe(TEXT, 300)  # as GPT-2's: <|endoftext|> is its only special token
+CHAT = train_bpe(TEXT, 300, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
+IM_END, END_OF_TEXT = 298, 299
+STYLES = [("chatml", CHAT), ("alpaca", PLAIN)]
+FAMILIES = pytest.mark.parametrize("family", ["GPT", "Llama"])
+QUICK = {"device": "cpu", "precision": "float32", "progress": False}
+SIX = pd.DataFrame([("name a bird", "", "gold bird"), ("where is the ship", "", "the harbour"),
+                    ("count", "salt salt", "two"), ("count", "a map", "one"), ("who", "", "captain"),
+                    ("say it twice", "sea", "sea sea")], columns=["instruction", "input", "output"])
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """Numbers are compared in float32, also on machines where "auto" means bfloat16."""
+    monkeypatch.setattr(training, "autocast", lambda device, precision="auto": autocast(device, "float32"))
+
+
+def language_model(family: str = "GPT", spread: float | None = None, **changes) -> GPT | Llama:
+    """With a `spread`, all weights are far from what they start with, so that mistakes show."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "context_length": 96, "d_model": 32, "n_heads": 4, "n_layers": 2}
+    if family == "GPT":
+        model = GPT(GPTConfig(**{**sizes, "dropout": 0.0, **changes}))
+    else:
+        model = Llama(LlamaConfig(**{**sizes, "n_kv_heads": 2, "d_hidden": 64, **changes}))
+    if spread:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.normal_(std=spread)
+                if "norm" in name and name.endswith("weight"):
+                    parameter += 1.0
+    return model.eval()
+
+
+def table(*rows: tuple[str, str, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["instruction", "input", "output"])
+
+
+def some_entries(count: int, seed: int = 0, longest: int = 9) -> pd.DataFrame:
+    draw = random.Random(seed)
+
+    def some(least: int) -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(least, longest)))
+
+    return table(*((some(1), some(0), some(1)) for _ in range(count)))
+
+
+def batch_of(dataset: InstructionDataset, **settings) -> tuple[torch.Tensor, torch.Tensor]:
+    return collate_instructions([dataset[place] for place in range(len(dataset))], **settings)
+
+
+# --- prompts -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("style, input, prompt", [
+    ("chatml", "", "<|im_start|>user\nName it.<|im_end|>\n<|im_start|>assistant\n"),
+    ("chatml", "A bird.", "<|im_start|>user\nName it.\n\nA bird.<|im_end|>\n<|im_start|>assistant\n"),
+    ("alpaca", "", "### Instruction:\nName it.\n\n### Response:\n"),
+    ("alpaca", "A bird.", "### Instruction:\nName it.\n\n### Input:\nA bird.\n\n### Response:\n"),
+])
+def test_a_prompt_is_exactly_this(style, input, prompt):
+    assert format_prompt("Name it.", input, style) == prompt
+
+
+def test_the_prompt_is_chatml_without_input_if_nothing_is_said():
+    assert format_prompt("Go.") == "<|im_start|>user\nGo.<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_an_unknown_style_is_named():
+    message = "^style is 'vicuna': it must be one of alpaca, chatml$"
+    with pytest.raises(ValueError, match=message):
+        format_prompt("Go.", style="vicuna")
+    with pytest.raises(ValueError, match=message):
+        InstructionDataset(SIX, CHAT, 96, "vicuna")
+
+
+def test_an_unknown_style_is_named_by_respond_too():
+    with pytest.raises(ValueError, match="^style is 'vicuna': it must be one of alpaca, chatml$"):
+        respond(language_model(), CHAT, "go", style="vicuna")
+
+
+def test_the_tokenizer_decides_the_style_and_the_end():
+    assert (style_for(CHAT), style_for(PLAIN)) == ("chatml", "alpaca")
+    assert (end_token(CHAT, "chatml"), end_token(CHAT, "alpaca"), end_token(PLAIN, "alpaca")) == (
+        IM_END, END_OF_TEXT, END_OF_TEXT)
+
+
+@pytest.mark.parametrize("style, tokenizer, token", [
+    ("chatml", PLAIN, "<|im_end|>"), ("alpaca", train_bpe(TEXT, 270, ()), "<|endoftext|>")])
+def test_a_tokenizer_without_the_end_token_is_an_error(style, tokenizer, token):
+    message = (f"the tokenizer has no '{token}', which ends a response in the style '{style}': "
+               "use another style, or the tokenizer of the model")
+    for call in (lambda: end_token(tokenizer, style), lambda: InstructionDataset(SIX, tokenizer, 99, style),
+                 lambda: respond(language_model(), tokenizer, "go", style=style)):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            call()
+
+
+@pytest.mark.parametrize("style, tokenizer", STYLES)
+def test_a_prompt_s_special_tokens_are_tokens(style, tokenizer):
+    ids = encode_prompt("the sea", "gold", tokenizer, style)
+    assert tokenizer.decode(ids) == format_prompt("the sea", "gold", style)
+    assert ids.count(IM_END) == (style == "chatml") and ids.count(297) == (2 if style == "chatml" else 0)
+
+
+@pytest.mark.parametrize("column", ["instruction", "input", "output"])
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "<|endoftext|>"])
+def test_a_special_token_in_an_entry_is_refused(column, token):
+    entries = SIX.copy()
+    entries.loc[3, column] = f"salt{token} sea"
+    for style in ("chatml", "alpaca"):
+        message = f"entry 3 holds the special token '{token}', which would end or begin a part: take it out"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            InstructionDataset(entries, CHAT, 96, style)
+    if token != "<|endoftext|>":  # to a tokenizer that does not know it, it is text
+        assert len(InstructionDataset(entries, PLAIN, 96)) == 6
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+def written(tmp_path, content: str | bytes):
+    path = tmp_path / "entries.json"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+TWO = [{"instruction": "Nénne 👍", "input": "a\u2028b", "output": "1\n2"}, {"output": "x", "instruction": "y"}]
+
+
+@pytest.mark.parametrize("content", [
+    json.dumps(TWO), json.dumps(TWO, ensure_ascii=False, indent=2), "\n  " + json.dumps(TWO) + "\n",
+    *(end.join(["", *(json.dumps(entry, ensure_ascii=ascii) for entry in TWO), "  ", ""])
+      for end in ("\n", "\r\n") for ascii in (True, False)),
+    "\n".join(map(json.dumps, TWO)),
+], ids=["list", "indented", "space around", "lines", "ascii lines", "CRLF", "ascii CRLF", "no last newline"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_list_and_json_lines_become_the_same_table(tmp_path, content, mark):
+    frame = read_instructions(written(tmp_path, mark + content))
+    assert frame[["instruction", "input", "output"]].to_numpy().tolist() == [
+        ["Nénne 👍", "a\u2028b", "1\n2"], ["y", "", "x"]]
+    assert frame.index.tolist() == [0, 1] and len(frame.columns) == 3
+
+
+def test_other_keys_are_kept(tmp_path):
+    entries = [{"instruction": "a", "output": "b", "kind": "k", "check": {"words": 1}},
+               {"instruction": "c", "output": "d", "input": "e", "text": 3}]
+    frame = read_instructions(written(tmp_path, json.dumps(entries)))
+    assert frame.loc[0, ["kind", "check"]].tolist() == ["k", {"words": 1}] and frame.loc[1, "text"] == 3
+    assert frame["kind"].isna().tolist() == [False, True] and frame["input"].tolist() == ["", "e"]
+
+
+def test_the_book_s_own_entries_are_read():
+    frame = read_instructions(ROOT / "data" / "instructions.json")
+    assert len(frame) == 1100 and {"instruction", "input", "output", "kind", "check"} == set(frame.columns)
+
+
+GOOD = '{"instruction": "a", "output": "b"}'
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"[\xff]", " is not UTF-8 (byte 1): save it as UTF-8"),
+    (f"[{GOOD}".encode("utf-16"), " is not UTF-8 (byte 0): save it as UTF-8"),
+    (f"[{GOOD}", " is not JSON (Expecting ',' delimiter: line 1 column 37 (char 36)): give a JSON list of entries, or "
+                 "JSON Lines with one entry a line"),
+    (f"[{GOOD}]\n[{GOOD}]", " is not JSON (Extra data: line 2 column 1 (char 38)): give a JSON list of entries, or "
+                            "JSON Lines with one entry a line"),
+    (f"{GOOD}\n\n{{'instruction'}}\n{GOOD}", ", line 3 is not JSON (Expecting property name enclosed in double quotes: "
+     "line 1 column 2 (char 1)): give a JSON list of entries, or JSON Lines with one entry a line"),
+    (f"{GOOD}\n{GOOD}\n{GOOD[:-1]}", ", line 3 is not JSON (Expecting ',' delimiter: line 1 column 35 (char 34)): give "
+     "a JSON list of entries, or JSON Lines with one entry a line"),
+    ("", " holds no entry"), ("[]", " holds no entry"), ("\ufeff\n \n", " holds no entry"),
+    (f'[{GOOD}, "text"]', ', entry 2 is "text": it must be an object with instruction, input and output'),
+    (f"{GOOD}\nnull\n", ", entry 2 is null: it must be an object with instruction, input and output"),
+    ('[["instruction", "output", "text", "more"]]',
+     ', entry 1 is ["instruction", "output", "text", "more": it must be an object with instruction, input and output'),
+    (f'[{GOOD}, {{"output": "b"}}]', ", entry 2 has no instruction: add it, or take the entry out"),
+    ('[{"instruction": "Name\\nit", "input": "c"}]',
+     ", entry 1 ('Name\\nit') has no output: add it, or take the entry out"),
+    (f'{GOOD}\n{{"instruction": null, "output": "b"}}', ", entry 2 has no instruction: add it, or take the entry out"),
+    ('[{"instruction": "a", "output": null}]', ", entry 1 ('a') has no output: add it, or take the entry out"),
+    ('[{"instruction": "a", "input": null, "output": "b"}]',
+     ", entry 1 ('a'): input is null, of type NoneType: it must be text, in quotation marks"),
+    ('[{"instruction": "a", "output": 4}]',
+     ", entry 1 ('a'): output is 4, of type int: it must be text, in quotation marks"),
+    ('[{"instruction": "a", "output": 0}]',
+     ", entry 1 ('a'): output is 0, of type int: it must be text, in quotation marks"),
+    ('[{"instruction": ["a"], "output": "b"}]',
+     ', entry 1: instruction is ["a"], of type list: it must be text, in quotation marks'),
+    ('[{"instruction": "a", "input": ["b", 1], "output": "b"}]',
+     ", entry 1 ('a'): input is [\"b\", 1], of type list: it must be text, in quotation marks"),
+    (f'[{GOOD}, {{"instruction": " \\n", "output": "b"}}]',
+     ", entry 2: instruction is empty: fill it in, or take the entry out"),
+    (f'[{{"instruction": "{"a" * 99}", "output": ""}}]',
+     f", entry 1 ('{'a' * 40}'): output is empty: fill it in, or take the entry out"),
+])
+def test_an_error_names_file_and_entry_in_one_line(tmp_path, content, message):
+    path = written(tmp_path, content)
+    with pytest.raises(ValueError) as caught:
+        read_instructions(path)
+    assert str(caught.value) == f"{path}{message}"
+    assert "\n" not in str(caught.value)
+
+
+def test_the_byte_that_is_not_utf8_is_that_of_the_file(tmp_path):
+    with pytest.raises(ValueError, match=re.escape("is not UTF-8 (byte 4)")):
+        read_instructions(written(tmp_path, b"\xef\xbb\xbf[\xff]"))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.json"):
+        read_instructions(tmp_path / "nothing.json")
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+def numbered(count: int) -> pd.DataFrame:
+    """Different tasks, each four times in another spelling; some differ in the input alone."""
+    names = [f"{a} {b} {c}" for a in WORDS for b in WORDS for c in WORDS][:count]
+    spell = [str, str.upper, lambda text: f"{text}!", lambda text: text.replace(" ", "  ")]
+    rows = [(change(f"Do {name[:6]}"), change(name), "out") for change in spell for name in names]
+    return table(*rows).assign(row=range(4 * count))
+
+
+@pytest.mark.parametrize("shares", [None, (0.5, 0.5)])
+def test_parts_have_their_shares_and_near_copies_stay_together(shares):
+    frame = numbered(1000)
+    parts = split_instructions(frame) if shares is None else split_instructions(frame, shares)
+    assert [len(part) / 4000 for part in parts] == pytest.approx(shares or (0.85, 0.05, 0.10), abs=0.03)
+    keys = [set((part["instruction"] + "\n" + part["input"]).map(text_key)) for part in parts]
+    assert sum(map(len, keys)) == 1000 == len(set().union(*keys))
+    assert sorted(row for part in parts for row in part["row"]) == list(range(4000))
+    assert all(part.columns.tolist() == frame.columns.tolist() for part in parts)
+    assert all(part.index.tolist() == list(range(len(part))) for part in parts)
+
+
+def test_the_input_decides_too_and_the_seed():
+    frame = table(*(("count", f"{a} {b}", "one") for a in WORDS for b in WORDS)).assign(row=range(256))
+    first, again, other = (split_instructions(frame, (0.5, 0.5), seed)[0]["row"].tolist() for seed in (0, 0, 1))
+    assert 80 < len(first) < 176 and first == again != other
+    swapped = split_instructions(frame.assign(instruction=frame["input"], input="count"), (0.5, 0.5))[0]
+    assert swapped["row"].tolist() != first
+    assert "text" not in frame  # the table given is as it was
+    by_key = split_by_key(frame.assign(text=frame["instruction"] + "\n" + frame["input"]), (0.5, 0.5))[0]
+    assert by_key["row"].tolist() == first
+
+
+def test_an_own_column_text_is_kept():  # as in Alpaca's own files
+    assert all(part["text"].eq("mine").all() for part in split_instructions(SIX.assign(text="mine"), (0.5, 0.5)))
+
+
+# --- rows --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("style, tokenizer", STYLES)
+def test_a_row_is_prompt_response_and_end(style, tokenizer):
+    for dataset in (InstructionDataset(SIX, tokenizer, 96), InstructionDataset(SIX, tokenizer, 96, style)):
+        assert len(dataset) == 6 and dataset.style == style
+        for place, entry in enumerate(SIX.to_dict("records")):
+            ids, prompt_tokens = dataset[place]
+            assert ids.dtype == torch.int64 and ids.dim() == 1
+            prompt, response = ids[:prompt_tokens].tolist(), ids[prompt_tokens:].tolist()
+            assert tokenizer.decode(prompt) == format_prompt(entry["instruction"], entry["input"], style)
+            assert prompt == encode_prompt(entry["instruction"], entry["input"], tokenizer, style)
+            assert response == [*tokenizer.encode(entry["output"]), end_token(tokenizer, style)]
+
+
+def test_a_style_that_the_tokenizer_would_not_choose():
+    dataset = InstructionDataset(SIX, CHAT, 96, "alpaca")
+    assert CHAT.decode(dataset[4][0].tolist()) == "### Instruction:\nwho\n\n### Response:\ncaptain<|endoftext|>"
+    assert dataset[4][0][-1] == END_OF_TEXT
+
+
+def test_special_tokens_that_are_none_of_the_tokenizer_s_are_text():
+    ids, prompt_tokens = encode_entry(SIX.iloc[0], PLAIN, "alpaca")
+    assert prompt_tokens == len(PLAIN.encode("### Instruction:\nname a bird\n\n### Response:\n"))
+    assert len(ids) == prompt_tokens + len(PLAIN.encode("gold bird")) + 1
+
+
+@pytest.mark.parametrize("style, tokenizer", STYLES)
+def test_the_end_of_a_row_longer_than_the_context_is_left_out(style, tokenizer):
+    entries = table(("who", "", "a"), ("who", "", "gold " * 30), ("who", "", "b"))
+    ids, prompt_tokens = encode_entry(entries.iloc[1], tokenizer, style)
+    whole = len(ids)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exactly = InstructionDataset(entries, tokenizer, whole)  # as long as the context: fits
+    assert exactly[1][0].tolist() == ids.tolist() and exactly[1][0][-1] == end_token(tokenizer, style)
+    for context in (whole - 1, prompt_tokens + 7):
+        with pytest.warns(UserWarning) as caught:
+            cut = InstructionDataset(entries, tokenizer, context)
+        assert [str(warning.message) for warning in caught] == [
+            f"entry 1: {whole} tokens, the context has {context}: the last {whole - context} of its response are left "
+            "out"]
+        assert caught[0].filename == __file__  # not a line of the package
+        assert cut[1] == (pytest.approx(ids[:context]), prompt_tokens) and len(cut[1][0]) == context
+        assert end_token(tokenizer, style) not in cut[1][0][prompt_tokens:]
+        assert cut[0][0][-1] == cut[2][0][-1] == end_token(tokenizer, style)
+
+
+def test_a_prompt_that_leaves_no_room_is_named():
+    entries = table(("who", "", "a"), ("who is " + "the captain " * 5, "", "gold"))
+    prompt_tokens = encode_entry(entries.iloc[1], CHAT, "chatml")[1]
+    for context in (prompt_tokens, prompt_tokens - 1):
+        message = (f"entry 1: its prompt has {prompt_tokens} tokens, the context {context}: "
+                   "shorten its instruction or input")
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            InstructionDataset(entries, CHAT, context)
+    with pytest.warns(UserWarning, match="^entry 1: "):
+        dataset = InstructionDataset(entries, CHAT, prompt_tokens + 1)  # room for one token of the response
+    assert len(dataset[1][0]) == prompt_tokens + 1
+    assert (batch_of(dataset)[1][1] != -100).sum() == 1
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+ITEMS = [(torch.tensor([11, 12, 13, 14, 15, 16]), 3), (torch.tensor([21, 22, 23, 24]), 2), (torch.tensor([31, 32]), 1)]
+
+
+def test_inputs_and_targets_of_a_batch_by_hand():
+    inputs, targets = collate_instructions(ITEMS)
+    assert inputs.tolist() == [[11, 12, 13, 14, 15], [21, 22, 23, 0, 0], [31, 0, 0, 0, 0]]
+    assert targets.tolist() == [[-100, -100, 14, 15, 16], [-100, 23, 24, -100, -100], [32, -100, -100, -100, -100]]
+    assert inputs.dtype == targets.dtype == torch.int64
+
+
+def test_without_the_mask_only_padding_does_not_count():
+    inputs, targets = collate_instructions(ITEMS, mask_prompt=False)
+    assert inputs.tolist() == [[11, 12, 13, 14, 15], [21, 22, 23, 0, 0], [31, 0, 0, 0, 0]]
+    assert targets.tolist() == [[12, 13, 14, 15, 16], [22, 23, 24, -100, -100], [32, -100, -100, -100, -100]]
+
+
+def test_the_first_that_counts_is_what_follows_the_prompt():
+    dataset = InstructionDataset(SIX, CHAT, 96)
+    inputs, targets = batch_of(dataset)
+    for row, (ids, prompt_tokens) in enumerate(dataset.rows):
+        places = (targets[row] != -100).nonzero()[:, 0].tolist()
+        assert places == list(range(prompt_tokens - 1, len(ids) - 1))
+        first = places[0]
+        assert inputs[row, first] == ids[prompt_tokens - 1] and targets[row, first] == ids[prompt_tokens]
+        assert CHAT.decode(targets[row, places].tolist()) == SIX["output"][row] + "<|im_end|>"
+
+
+@pytest.mark.parametrize("mask_prompt", [True, False])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_loader_reads_every_row_once(mask_prompt, shuffle):
+    dataset = InstructionDataset(some_entries(45), CHAT, 96)
+    loader = instruction_loader(dataset, 7, shuffle, seed=3, mask_prompt=mask_prompt)
+    places = list(LengthBatches([len(ids) for ids, _ in dataset.rows], 7, shuffle, seed=3))
+    assert len(loader) == 7
+    for (inputs, targets), batch in zip(loader, places, strict=True):
+        expected = collate_instructions([dataset[place] for place in batch], mask_prompt)
+        assert torch.equal(inputs, expected[0]) and torch.equal(targets, expected[1])
+        assert not shuffle or bool((targets != -100).any())
+
+
+def test_a_loader_masks_and_shuffles_unless_told_otherwise():
+    dataset = InstructionDataset(some_entries(45), CHAT, 96)
+    counted = [int((targets != -100).sum()) for _, targets in instruction_loader(dataset)]
+    assert sum(counted) == sum(len(ids) - prompt for ids, prompt in dataset.rows) and len(counted) == 6
+    first, again, other = ([inputs.tolist() for inputs, _ in instruction_loader(dataset, seed=seed)]
+                           for seed in (0, 0, 1))
+    assert first == again != other
+    loader = instruction_loader(dataset)
+    assert [inputs.tolist() for inputs, _ in loader] != [inputs.tolist() for inputs, _ in loader]  # a new order
+
+
+# --- loss --------------------------------------------------------------------------------------------------------
+
+def with_gradients(model, loss_fn, batch) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad(set_to_none=True)
+    loss = loss_fn(model, *batch)
+    loss.backward()
+    return float(loss.detach()), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@FAMILIES
+@pytest.mark.parametrize("mask_prompt", [True, False])
+def test_response_loss_is_next_token_loss_with_less_work(family, mask_prompt):
+    model = language_model(family, spread=0.2)
+    batch = batch_of(InstructionDataset(SIX, CHAT, 96), mask_prompt=mask_prompt)
+    loss, gradients = with_gradients(model, response_loss, batch)
+    expected, expected_gradients = with_gradients(model, next_token_loss, batch)
+    assert loss == pytest.approx(expected, abs=1e-6) and gradients.keys() == expected_gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected_gradients[name], atol=1e-6, rtol=1e-5)
+    assert response_loss(model, *batch).shape == ()
+
+
+def test_logits_are_computed_only_where_a_target_counts(monkeypatch):
+    model, (inputs, targets) = language_model(), batch_of(InstructionDataset(SIX, CHAT, 96))
+    seen, original = [], model.lm_head
+    monkeypatch.setattr(model, "lm_head", lambda hidden: seen.append(hidden.shape) or original(hidden))
+    response_loss(model, inputs, targets)
+    assert seen == [(int((targets != -100).sum()), 32)]
+
+
+@FAMILIES
+def test_a_masked_place_gets_no_gradient_at_all(family, monkeypatch):
+    """Of the hidden states from which the logits come; what is masked still reaches the loss through attention."""
+    model, (inputs, targets) = language_model(family, spread=0.2), batch_of(InstructionDataset(SIX, CHAT, 96))
+    kept, original = [], model.hidden_states
+
+    def watched(ids):
+        kept.append(original(ids))
+        kept[0].retain_grad()
+        return kept[0]
+
+    monkeypatch.setattr(model, "hidden_states", watched)
+    response_loss(model, inputs, targets).backward()
+    gradient, counts = kept[0].grad.abs().sum(-1), targets != -100  # (batch, tokens)
+    assert gradient.shape == counts.shape and not counts.all() and counts.any(dim=1).all()
+    assert torch.equal(gradient > 0, counts)
+
+
+@FAMILIES
+def test_padding_changes_neither_loss_nor_gradient(family):
+    model, dataset = language_model(family, spread=0.2), InstructionDataset(SIX, CHAT, 96)
+    inputs, targets = batch_of(dataset)
+    loss, gradients = with_gradients(model, response_loss, (inputs, targets))
+    other, wider = inputs.clone(), torch.full((6, inputs.shape[1] + 5), 7)
+    for row, (ids, _) in enumerate(dataset.rows):
+        other[row, len(ids) - 1 :] = 17
+    wider[:, : inputs.shape[1]] = other
+    assert not torch.equal(other, inputs)
+    for ids in (other, wider):
+        labels = F.pad(targets, (0, ids.shape[1] - targets.shape[1]), value=-100)
+        found, found_gradients = with_gradients(model, response_loss, (ids, labels))
+        assert found == pytest.approx(loss, abs=1e-6)
+        for name in gradients:
+            torch.testing.assert_close(found_gradients[name], gradients[name], atol=1e-6, rtol=1e-5)
+    other[:, 0] = 17  # a prompt's own token does change it
+    assert response_loss(model, other, targets).item() != pytest.approx(loss, abs=1e-4)
+
+
+@torch.no_grad()
+def summed(model, dataset: InstructionDataset) -> tuple[float, int]:
+    """Cross-entropy of all response tokens, by plain sums, row by row; and how many there are."""
+    total, tokens = 0.0, 0
+    for ids, prompt_tokens in dataset.rows:
+        logs = model(ids[None, :-1])[0].log_softmax(-1)
+        for place in range(prompt_tokens, len(ids)):
+            total, tokens = total - float(logs[place - 1, ids[place]]), tokens + 1
+    return total, tokens
+
+
+@FAMILIES
+def test_the_held_out_loss_weighs_every_token_alike(family):
+    model = language_model(family, spread=0.2).train()
+    entries = pd.concat([some_entries(17), table(("who", "", " ".join(WORDS)), ("who", "", "a"))])
+    dataset = InstructionDataset(entries, CHAT, 96)
+    total, tokens = summed(model, dataset)
+    for size in (1, 4, 16, 19, 64):
+        assert held_out_loss(model, dataset, size) == pytest.approx(total / tokens, rel=1e-5)
+    assert held_out_loss(model, dataset) == pytest.approx(total / tokens, rel=1e-5) and model.training
+    by_batch = evaluate(model, instruction_loader(dataset, 4, False), response_loss)
+    assert abs(by_batch - total / tokens) > 0.001
+
+
+def test_the_held_out_loss_of_a_cut_row_is_of_what_is_left():
+    model, entries = language_model(spread=0.2), table(("who", "", "gold " * 40), ("who", "", "a"))
+    with pytest.warns(UserWarning):
+        dataset = InstructionDataset(entries, CHAT, 30)
+    total, tokens = summed(model, dataset)
+    assert held_out_loss(model, dataset) == pytest.approx(total / tokens, rel=1e-5)
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, tuple]:
+    """Family -> model that has learned six entries by heart, tokenizer, dataset, loss before, history."""
+    results = {}
+    for family, tokenizer in (("GPT", PLAIN), ("Llama", CHAT)):  # one style each
+        model, dataset = language_model(family), InstructionDataset(SIX, tokenizer, 96)
+        before = held_out_loss(model, dataset)
+        history = finetune_instructions(model, dataset, dataset, epochs=40, batch_size=3, learning_rate=1e-2, **QUICK)
+        results[family] = (model, tokenizer, dataset, before, history)
+    return results
+
+
+@FAMILIES
+def test_six_entries_are_learned_by_heart(trained, family):
+    model, tokenizer, dataset, before, history = trained[family]
+    assert held_out_loss(model, dataset) < 0.2 * before and history.steps[-1]["loss"] < 0.2 * history.steps[0]["loss"]
+    assert history.steps[-1]["val_loss"] < 0.2 * before
+    for _, entry in SIX.iterrows():
+        assert respond(model, tokenizer, entry["instruction"], entry["input"], max_new_tokens=12) == entry["output"]
+    assert respond_all(model, tokenizer, SIX, max_new_tokens=12) == SIX["output"].tolist()
+
+
+@FAMILIES
+def test_a_saved_model_responds_as_before(trained, family, tmp_path):
+    model, tokenizer, dataset, *_ = trained[family]
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    assert type(loaded) is type(model) and loaded.config == model.config
+    assert respond_all(loaded, tokenizer, SIX, max_new_tokens=12) == SIX["output"].tolist()
+    strange = some_entries(5, seed=9)
+    assert respond_all(loaded, tokenizer, strange, max_new_tokens=9) == respond_all(
+        model, tokenizer, strange, max_new_tokens=9)
+    assert held_out_loss(loaded, dataset) == held_out_loss(model, dataset)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What `train` is called with."""
+    seen = []
+
+    def watched(*arguments):
+        seen.append(arguments)
+        return train(*arguments)
+
+    monkeypatch.setattr(instructions, "train", watched)
+    return seen
+
+
+def test_the_book_s_training_loop_is_used(calls):
+    model, dataset = language_model(), InstructionDataset(some_entries(20), CHAT, 96)
+    held_out = InstructionDataset(some_entries(19, seed=1), CHAT, 96)
+    history = finetune_instructions(model, dataset, held_out, epochs=3, batch_size=3, seed=4, **QUICK)
+    called, loader, loss, config, val_loader = calls[0]
+    assert len(calls) == 1 and called is model and loss is response_loss
+    assert (config.max_steps, config.warmup_steps, config.eval_every, config.learning_rate) == (21, 2, 7, 2e-4)
+    expected = instruction_loader(dataset, 3, True, 4)
+    for _ in range(3):
+        list(expected)  # the passes that training made
+    assert [inputs.tolist() for inputs, _ in loader] == [inputs.tolist() for inputs, _ in expected]
+    assert [inputs.tolist() for inputs, _ in val_loader] == [
+        inputs.tolist() for inputs, _ in instruction_loader(held_out, 16, False)]
+    assert [record["step"] for record in history.steps if "val_loss" in record] == [7, 14, 21]  # after each epoch
+    assert history.steps[-1]["examples"] == 60
+    assert history.steps[-1]["val_loss"] == pytest.approx(evaluate(model, val_loader, response_loss), abs=1e-6)
+
+
+def test_settings_go_to_the_training_loop(calls):
+    model, dataset = language_model(), InstructionDataset(SIX, CHAT, 96)
+    history = finetune_instructions(model, dataset, epochs=50, learning_rate=0.01, max_steps=3, warmup_steps=0,
+                                    weight_decay=0.3, eval_every=2, **QUICK)
+    config = calls[0][3]
+    assert len(history.steps) == 3 and calls[0][4] is None and not any("val_loss" in step for step in history.steps)
+    assert (config.weight_decay, config.eval_every, config.precision) == (0.3, 2, "float32")
+    assert history.steps[0]["learning_rate"] == pytest.approx(0.01)
+    finetune_instructions(model, dataset, dataset, batch_size=2, max_steps=20, **QUICK)
+    assert calls[1][3] == TrainingConfig(20, 2e-4, warmup_steps=2, eval_every=3, **QUICK)
+    with pytest.raises(TypeError, match="speed"):
+        finetune_instructions(model, dataset, speed=3)
+
+
+def test_accumulation_does_not_add_passes():
+    model, dataset = language_model(), InstructionDataset(some_entries(16), CHAT, 96)
+    history = finetune_instructions(model, dataset, dataset, epochs=3, batch_size=4, accumulation_steps=2, **QUICK)
+    assert [record["examples"] for record in history.steps if "val_loss" in record] == [16, 32, 48]
+    assert len(history.steps) == 6
+
+
+def test_the_mask_is_for_training_and_never_for_the_validation(calls):
+    dataset = InstructionDataset(SIX, CHAT, 96)
+    tokens = sum(len(ids) - 1 for ids, _ in dataset.rows)
+    counted = sum(len(ids) - prompt_tokens for ids, prompt_tokens in dataset.rows)
+    for mask, expected in ((True, counted), (False, tokens)):
+        finetune_instructions(language_model(), dataset, dataset, mask_prompt=mask, **QUICK)
+        _, loader, _, _, val_loader = calls[-1]
+        assert sum(int((targets != -100).sum()) for _, targets in loader) == expected
+        assert sum(int((targets != -100).sum()) for _, targets in val_loader) == counted
+    finetune_instructions(language_model(), dataset, **QUICK)
+    assert sum(int((targets != -100).sum()) for _, targets in calls[-1][1]) == counted  # masked unless told otherwise
+
+
+def test_the_seed_decides_the_run():
+    dataset = InstructionDataset(some_entries(20), CHAT, 96)
+
+    def run(seed: int) -> list[tuple]:
+        history = finetune_instructions(language_model(), dataset, dataset, epochs=2, batch_size=4, seed=seed, **QUICK)
+        return [(step["loss"], step.get("val_loss")) for step in history.steps]
+
+    first, again, other = run(0), run(0), run(1)
+    assert first == again != other
+
+
+def test_frozen_parameters_stay():
+    model = language_model("Llama")
+    model.requires_grad_(False)
+    model.blocks[-1].requires_grad_(True)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    finetune_instructions(model, InstructionDataset(SIX, CHAT, 96), epochs=2, learning_rate=1e-2, **QUICK)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) is not name.startswith("blocks.1."), name
+
+
+def test_no_entries_are_an_error():
+    model, some, none = language_model(), *(InstructionDataset(part, CHAT, 96) for part in (SIX, SIX[:0]))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    with pytest.raises(ValueError, match="texts 0: at least 1 each"):
+        finetune_instructions(model, none, **QUICK)
+    with pytest.raises(ValueError, match="texts 0: at least 1 each"):
+        held_out_loss(model, none)
+    assert all(torch.equal(parameter, old) for parameter, old in zip(model.parameters(), before))
+    assert len(none) == 0 and len(some) == 6
+
+
+def test_no_validation_entries_are_an_error_before_training(calls):
+    some, none = (InstructionDataset(part, CHAT, 96) for part in (SIX, SIX[:0]))
+    with pytest.raises(ValueError, match="at least 1"):
+        finetune_instructions(language_model(), some, none, **QUICK)
+    assert not calls
+
+
+# --- responding --------------------------------------------------------------------------------------------------
+
+def alone(model, tokenizer, entry, style: str, max_new_tokens: int) -> str:
+    """By `generate` for one prompt, cut at the end token."""
+    prompt = torch.tensor([encode_prompt(entry["instruction"], entry["input"], tokenizer, style)])
+    new = generate(model, prompt, max_new_tokens, temperature=0.0)[0, prompt.shape[1] :].tolist()
+    end = end_token(tokenizer, style)
+    return tokenizer.decode(new[: new.index(end)] if end in new else new).strip()
+
+
+@FAMILIES
+def test_responses_are_in_the_order_of_the_table_whatever_the_batches(family):
+    model, entries = language_model(family, spread=0.3), some_entries(23, longest=6)
+    entries.index = range(50, 73)
+    expected = [alone(model, CHAT, entry, "chatml", 6) for entry in entries.to_dict("records")]
+    assert len(set(expected)) > 10
+    for size in (1, 5, 16, 40):
+        assert respond_all(model, CHAT, entries, max_new_tokens=6, batch_size=size) == expected
+    assert [respond(model, CHAT, entry.instruction, entry.input, max_new_tokens=6)
+            for entry in entries[:4].itertuples()] == expected[:4]
+
+
+class Scripted(Llama):
+    """Says the tokens it is told to, and notes what it was asked to read."""
+
+    def __init__(self, *script: int):
+        super().__init__(language_model("Llama").config)
+        self.script, self.read, self.was_training = list(script), [], []
+
+    def hidden_states(self, token_ids, cache=None):
+        self.read.append(token_ids.tolist())
+        self.was_training.append(self.training)
+        return super().hidden_states(token_ids, cache)
+
+    def lm_head(self, hidden):
+        return F.one_hot(torch.tensor([self.script.pop(0)] * len(hidden)), 300).float()
+
+
+@pytest.mark.parametrize("style, end, other", [("chatml", IM_END, END_OF_TEXT), ("alpaca", END_OF_TEXT, IM_END)])
+def test_the_end_token_of_the_style_stops(style, end, other):
+    words = CHAT.encode("\n gold bird \n")
+    model = Scripted(*words, end, *CHAT.encode("and more"))
+    assert respond(model, CHAT, "who", "sea", style, 20) == "gold bird"
+    assert len(model.read) == len(words) + 1 and model.read[0][0] == encode_prompt("who", "sea", CHAT, style)
+    assert respond(Scripted(*CHAT.encode("a"), other, *CHAT.encode("b"), end), CHAT, "who", "", style, 20) == (
+        f"a{CHAT.decode([other])}b")
+
+
+def test_a_response_ends_at_max_new_tokens():
+    words = CHAT.encode("gold " * 150)
+    assert respond(Scripted(*words), CHAT, "who", max_new_tokens=4) == CHAT.decode(words[:4]).strip()
+    assert respond(Scripted(*words), CHAT, "who", max_new_tokens=0) == ""
+    with pytest.raises(ValueError, match="max_new_tokens is -1"):
+        respond(Scripted(*words), CHAT, "who", max_new_tokens=-1)
+
+
+def test_the_style_is_the_tokenizer_s_if_none_is_given():
+    for tokenizer, style in ((CHAT, "chatml"), (PLAIN, "alpaca")):
+        model = Scripted(5, 6, 7)
+        respond(model, tokenizer, "who", max_new_tokens=1)
+        assert model.read[0][0] == encode_prompt("who", "", tokenizer, style)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_dropout_is_off_and_the_mode_comes_back(mode):
+    model = Scripted(*range(40, 49)).train(mode)
+    respond(model, CHAT, "who", max_new_tokens=3)
+    assert model.was_training == [False] * 3 and model.training is mode
+
+
+def test_sampling_goes_to_generate(monkeypatch):
+    seen = []
+
+    def watched(model, prompts, max_new_tokens, **settings):
+        seen.append((max_new_tokens, settings))
+        return generate(model, prompts, max_new_tokens, **settings)
+
+    monkeypatch.setattr(instructions, "generate", watched)
+    model = language_model(spread=0.3)
+    respond(model, CHAT, "who", max_new_tokens=5)
+    respond(model, CHAT, "who", max_new_tokens=5, temperature=0.5, top_k=3)
+    assert seen.pop() == (5, {"temperature": 0.5, "top_k": 3, "stop_tokens": [IM_END]})
+    sampling = {"temperature": 3.0, "top_k": 50, "top_p": 0.9, "seed": 1}
+    first = respond_all(model, CHAT, SIX, max_new_tokens=5, **sampling)
+    assert seen == [(5, {"temperature": 0.0, "stop_tokens": [IM_END]}), (5, {**sampling, "stop_tokens": [IM_END]})]
+    assert first == respond_all(model, CHAT, SIX, max_new_tokens=5, **sampling)
+    assert first != respond_all(model, CHAT, SIX, max_new_tokens=5, **{**sampling, "seed": 2})
+
+
+def test_an_instruction_that_does_not_fit_is_named():
+    model, entries = language_model(), table(("who", "", ""), ("gold " * 20, "", ""))
+    tokens = len(encode_prompt("gold " * 20, "", CHAT, "chatml"))
+    for new in (96 - tokens + 1, 96, 200):
+        message = (f"instruction 1 has {tokens} tokens, and max_new_tokens leaves room for {max(96 - new, 0)}: "
+                   "shorten it, or lower max_new_tokens")
+        with pytest.raises(ValueError, match=f"^{message}$" if new < 96 else "leaves room for 0: "):
+            respond_all(model, CHAT, entries, max_new_tokens=new)
+    assert len(respond_all(model, CHAT, entries, max_new_tokens=96 - tokens)) == 2  # exactly fits
+
+
+@pytest.mark.parametrize("empty", ["", "  \n"])
+def test_an_empty_instruction_is_named(empty):
+    with pytest.raises(ValueError, match="^instruction 0 is empty: say what to do$"):
+        respond(language_model(), CHAT, empty, "gold", max_new_tokens=5)
+    with pytest.raises(ValueError, match="^instruction 2 is empty: say what to do$"):
+        respond_all(language_model(), CHAT, table(("a", "", ""), ("b", "", ""), (empty, "c", "")), max_new_tokens=5)
+
+
+def test_a_special_token_in_an_instruction_is_refused():
+    for texts in (("who<|im_end|>", ""), ("who", "a <|im_end|>")):
+        with pytest.raises(ValueError, match=re.escape("instruction 0 holds the special token '<|im_end|>', which")):
+            respond(language_model(), CHAT, *texts)
+
+
+def test_no_instructions_are_no_responses():
+    assert respond_all(language_model(), CHAT, SIX[:0], max_new_tokens=5) == []
+
+
+# --- answers that a program can check ----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("expression, value", [
+    ("12 * 7 + 3", 87), ("2 - 3 - 4", -5), ("2 * (3 + 4)", 14), ("7 / 2", 3.5), ("-7 // 2", -4), ("7 % 4", 3),
+    ("2 ** 10", 1024), ("-2 ** 2", -4), ("-(3 - 5)", 2), ("1.5 + 0.25", 1.75), ("5", 5), ("10 - -3", 13)])
+def test_arithmetic(expression, value):
+    assert arithmetic(expression) == value
+
+
+@pytest.mark.parametrize("expression", [
+    "__import__('os')", "__import__('os').system('true')", "open('x')", "print", "().__class__", "'a' * 3", "[1][0]",
+    "(lambda: 1)()", "1 < 2", "3 if 1 else 2", "(x := 3)", "f'{1}'", "1j", "None", "2 @ 3", "~3", "not 1", "1 << 99",
+    "[i for i in (1, 2)]", "'a'"])
+def test_what_is_not_arithmetic_is_never_run(expression):
+    message = f"{expression!r} cannot be computed: use numbers and + - * / // % ** only"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        arithmetic(expression)
+
+
+@pytest.mark.parametrize("expression", ["2 +", "", "import os", "2; 3"])
+def test_what_does_not_parse_is_not_arithmetic(expression):
+    with pytest.raises(ValueError, match=re.escape(f"{expression!r} cannot be computed")):
+        arithmetic(expression)
+
+
+@pytest.mark.parametrize("text, number", [
+    ("It is 5.", 5), ("3 + 4 = 7", 7), ("1,234,567.50 pounds", 1234567.5), ("-3", -3), ("about -0.5 degrees", -0.5),
+    ("12, then 34, done", 34), ("none", None), ("", None), ("- .", None), ("7,", 7), ("9" * 5000, float("inf"))])
+def test_the_last_number(text, number):
+    assert last_number(text) == number
+
+
+CHECKS = [  # answer, check, whether it is right
+    ("It is 87.", {"number": "12 * 7 + 3"}, True), ("87 is 12 * 7 + 3", {"number": "12 * 7 + 3"}, False),
+    ("1,234", {"number": "1234"}, True), ("-5", {"number": "2 - 7"}, True), ("5", {"number": "2 - 7"}, False),
+    ("0.333333", {"number": "1 / 3"}, True), ("0.33", {"number": "1 / 3"}, False),
+    ("0.3333333", {"number": "1 / 3"}, False),
+    ("a, b", {"sorted": ["b", "a"], "order": "ascending"}, True),
+    ("b, a", {"sorted": ["b", "a"], "order": "ascending"}, False),
+    ("A,B.", {"sorted": ["b", "a"], "order": "ascending"}, True),
+    ("a", {"sorted": ["b", "a"], "order": "ascending"}, False),
+    ("apple, Bird", {"sorted": ["Bird", "apple"], "order": "ascending"}, True),
+    ("b, a", {"sorted": ["a", "b"], "order": "descending"}, True),
+    ("a, b", {"sorted": ["a", "b"], "order": "descending"}, False),
+    ("9, 10", {"sorted": [10, 9], "order": "ascending"}, True),
+    ("10, 9", {"sorted": [10, 9], "order": "ascending"}, False),
+    ("10, 9", {"sorted": [9, 10], "order": "descending"}, True),
+    ("zz, aaa, b", {"sorted": ["aaa", "b", "zz"], "order": "length"}, False),
+    ("b, zz, aaa", {"sorted": ["aaa", "b", "zz"], "order": "length"}, True),
+    ("Friday", {"weekday": "2024-03-15"}, True), ("It was a Friday.", {"weekday": "2024-03-15"}, True),
+    ("Monday", {"weekday": "2024-03-15"}, False),
+    ("On 25 March 2024.", {"date": ["2024-03-15", 10]}, True), ("26 March 2024", {"date": ["2024-03-15", 10]}, False),
+    ("1 March 2024", {"date": ["2024-02-28", 2]}, True), ("5 March 2024", {"date": ["2024-03-08", -3]}, True),
+    ("17 days", {"days": ["2024-03-15", "2024-04-01"]}, True),
+    ("18 days", {"days": ["2024-03-15", "2024-04-01"]}, False),
+    ("3", {"letters": ["banana", "a"]}, True), ("2", {"letters": ["banana", "a"]}, False),
+    ("2", {"letters": ["Anna", "A"]}, True), ("1", {"letters": ["Anna", "a"]}, False),
+    ("0", {"letters": ["Anna", "z"]}, True),
+    ('{"a": 1}', {"json": {"a": 1}}, True), ('{"a": 2}', {"json": {"a": 1}}, False),
+    (' {"b":[1, 2],"a" : null}\n', {"json": {"a": None, "b": [1, 2]}}, True),
+    ('{"a": 1', {"json": {"a": 1}}, False), ("[2, 1]", {"json": [1, 2]}, False), ("1", {"json": {"a": 1}}, False),
+    ('It is {"a": 1}', {"json": {"a": 1}}, False),
+    ("One. Two.", {"sentences": 2}, True), ("One. Two.", {"sentences": 1}, False),
+    ("It is 3.5 long!", {"sentences": 1}, True), ('He said "Go!" Then he left?', {"sentences": 2}, True),
+    ("Really?! No...", {"sentences": 2}, True),
+    ("a\nb", {"lines": 2}, True), ("a\n\n \nb\n", {"lines": 2}, True), ("a b", {"lines": 2}, False),
+    ("The tide.", {"max_words": 2}, True), ("The high tide.", {"max_words": 2}, False),
+    ("Tide.", {"max_words": 2}, True), ("A wave.", {"words": 2}, True), ("A", {"words": 2}, False),
+    ("A wave comes", {"words": 2}, False),
+    ("The TIDE.", {"max_words": 2, "contains": ["tide", "the"]}, True),
+    ("The tide.", {"max_words": 2, "contains": ["tide", "wave"]}, False),
+    ("The wave.", {"words": 2, "contains": ["tide"]}, False), ("87", {"number": "87", "contains": ["km"]}, False),
+    ("monday", {"answers": ["Monday"]}, True), ("monday", {"answers": ["Monday"], "case": True}, False),
+    (" Monday. ", {"answers": ["Sunday", "Monday"], "case": True}, True), ("Tuesday", {"answers": ["Monday"]}, False),
+    ("It is Monday", {"answers": ["Monday"]}, False),
+    ("ABC", {"upper": "abc"}, True), ("Abc", {"upper": "abc"}, False), ("ABC.", {"upper": "abc"}, True),
+    ("abc", {"lower": "ABC"}, True), ("aBC", {"lower": "ABC"}, False),
+    ("the sea.", {"exact": True}, True), (" The Sea ", {"exact": True}, True), ("a sea", {"exact": True}, False),
+    ("A sea.", {"words": 2, "sentences": 1}, True), ("A sea", {"words": 2, "sentences": 1}, False),
+]
+
+
+@pytest.mark.parametrize("answer, check, expected", CHECKS)
+def test_a_check_decides(answer, check, expected):
+    assert check_answer(answer, check, "The sea") is expected
+
+
+ONE_OF_EACH = {next(iter(check)): check for _, check, _ in CHECKS}
+FORMATS = {"words", "max_words", "sentences", "lines"}
+
+
+def test_every_kind_of_check_is_tried_both_right_and_wrong():
+    known = set(instructions._CONTENT_CHECKS) | set(instructions._FORMAT_CHECKS)
+    for expected in (True, False):
+        assert {next(iter(check)) for _, check, right in CHECKS if right is expected} == known
+    assert set(instructions._FORMAT_CHECKS) == FORMATS
+
+
+@pytest.mark.parametrize("check", [
+    {"exact": True}, {"answers": ["Monday"]}, {"number": "12 * 7 + 3"}, {"sorted": ["b", "a"], "order": "ascending"},
+    {"sorted": [3, 2], "order": "descending"}, {"weekday": "2024-03-15"}, {"date": ["2024-03-15", 10]},
+    {"days": ["2024-03-15", "2024-04-01"]}, {"letters": ["Mississippi", "s"]}, {"json": {"a": 1}}, {"upper": "abc"},
+    {"lower": "ABC"}, {"words": 7}, {"max_words": 9, "contains": ["sea"]}, {"sentences": 4}, {"lines": 5},
+], ids=lambda check: next(iter(check)))
+@pytest.mark.parametrize("answer", [
+    "", "   ", "\n", ".", ",", "no idea", "[1", '{"a"', "{", "null", "NaN", "-", "- .", "9" * 5000, "1" + ",1" * 99,
+    "٣", "²", "Infinity", "\ud800", "<|im_end|>", "1e999", "?" * 50, "\x00", "1/0", "'"])
+def test_a_useless_answer_is_wrong_and_raises_nothing(check, answer):
+    assert check_answer(answer, check, "The sea") is False
+
+
+@pytest.mark.parametrize("kind", ["words", "max_words", "sentences", "lines"])
+def test_no_answer_has_no_right_length(kind):
+    assert check_answer("", {kind: 1}) is check_answer(" \n", {kind: 1}) is False
+
+
+@pytest.mark.parametrize("answer", ["[" * 100_000, '{"a":' * 100_000])
+def test_brackets_without_end_are_wrong_and_raise_nothing(answer):
+    assert check_answer(answer, {"json": {"a": 1}}) is False
+
+
+@pytest.mark.parametrize("answer", ["25 March 2024", "It is 15 March 2024."])
+def test_another_day_that_ends_alike_is_wrong(answer):
+    assert check_answer(answer, {"date": ["2024-03-01", 4]}) is False
+
+
+def test_true_is_not_one():
+    assert check_answer('{"a": true}', {"json": {"a": 1}}) is False
+
+
+@pytest.mark.parametrize("check, kind", [*((check, "format" if kind in FORMATS else "content")
+                                           for kind, check in ONE_OF_EACH.items()),
+                                         ({"words": 2, "number": "4"}, "content"), (None, None), (float("nan"), None)])
+def test_the_kind_of_a_check(check, kind):
+    assert check_kind(check) == kind
+
+
+@pytest.mark.parametrize("check", [{"wrods": 3}, {}, {"contains": ["a"]}, {"order": "ascending"}])
+def test_an_unknown_check_is_named(check):
+    message = f"^{re.escape(f'the check {check} is of no known kind: give one of exact, answers, number, ')}"
+    for call in (lambda: check_kind(check), lambda: check_answer("a", check),
+                 lambda: score_responses(SIX[:1].assign(kind="k", check=[check]), ["a"])):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_the_book_s_own_answers_are_right_and_another_entry_s_seldom():
+    frame = read_instructions(ROOT / "data" / "instructions.json")
+    scores = score_responses(frame, frame["output"])
+    assert scores["checked"].value_counts(dropna=False).sum() == 1100 and scores["right"].dropna().all()
+    assert scores["right"].isna().equals(scores["checked"].isna()) and scores["checked"].notna().mean() > 0.6
+    content = scores["checked"] == "content"
+    turned = score_responses(frame, frame["output"].iloc[::-1].tolist())
+    assert turned.loc[content, "right"].astype(bool).mean() < 0.05
+
+
+def test_scores_have_one_row_an_entry():
+    entries = SIX[:4].assign(kind=list("abca"), check=[{"answers": ["gold bird"]}, {"exact": True}, None, {"words": 3}])
+    entries.index = [7, 3, 5, 1]
+    scores = score_responses(entries, ["Gold bird.", "harbour", "two or three", "a b"])
+    assert scores.columns.tolist() == ["kind", "checked", "right", "words"] and scores.index.tolist() == [7, 3, 5, 1]
+    assert scores.to_numpy().tolist() == [
+        ["a", "content", True, 2], ["b", "content", False, 1], ["c", None, None, 3], ["a", "format", False, 2]]
+    assert score_responses(entries, pd.Series(SIX["output"][:4]))["right"].tolist() == [True, True, None, False]
+    without = entries.assign(check=[float("nan"), {"exact": True}, float("nan"), {"exact": True}])
+    assert score_responses(without, SIX["output"][:4])["right"].tolist() == [None, True, None, True]
+
+
+@pytest.mark.parametrize("responses", [[], ["a"], ["a"] * 7])
+def test_a_missing_response_is_an_error(responses):
+    message = f"^6 entries, {len(responses)} responses: give one for each$"
+    with pytest.raises(ValueError, match=message):
+        score_responses(SIX.assign(kind="k", check=None), responses)
+
+
+# --- a local model as judge --------------------------------------------------------------------------------------
+
+class StandIn:
+    """Ollama's /api/chat as far as the judge needs it: notes requests, answers what `status` and `body` say."""
+
+    def __init__(self):
+        self.requests, self.status, self.body, self.waits = [], 200, b"", threading.Event()
+        self.waits.set()
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                stand_in.requests.append((self.path, self.headers["Content-Type"], json.loads(content)))
+                stand_in.waits.wait(10)
+                try:
+                    self.send_response(stand_in.status)
+                    self.send_header("Content-Length", str(len(stand_in.body)))
+                    self.end_headers()
+                    self.wfile.write(stand_in.body)
+                except OSError:  # nobody waits for the answer any more
+                    pass
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def says(self, content, status: int = 200) -> None:
+        message = {"model": "judge:1b", "message": {"role": "assistant", "content": content}, "done": True}
+        self.status, self.body = status, json.dumps(message).encode()
+
+
+@pytest.fixture
+def ollama(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    stand_in = StandIn()
+    thread = threading.Thread(target=stand_in.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield stand_in
+    stand_in.waits.set()
+    stand_in.server.shutdown()
+    stand_in.server.server_close()
+    thread.join()
+
+
+ENTRY = {"instruction": "Name the colour.", "input": "A ripe tomato.", "output": "Red, as a rule."}
+
+
+def test_the_judge_asks_for_one_mark_of_one_response(ollama):
+    ollama.says("85")
+    assert OllamaJudge("judge:1b", ollama.url).mark(ENTRY, "It is blüe.") == 85
+    [(path, kind, body)] = ollama.requests
+    assert (path, kind) == ("/api/chat", "application/json")
+    assert body["model"] == "judge:1b" and body["stream"] is False and body["options"]["temperature"] == 0
+    [message] = body["messages"]
+    places = [message["content"].index(part) for part in (
+        "Task:\nName the colour.\n\nA ripe tomato.\n", "Model answer:\nRed, as a rule.\n",
+        "Answer to mark:\nIt is blüe.\n", "100")]
+    assert message["role"] == "user" and places == sorted(places)
+    OllamaJudge("judge:1b", ollama.url + "/").mark({**ENTRY, "input": ""}, "Red")
+    assert ollama.requests[1][0] == "/api/chat"
+    assert ollama.requests[1][2]["messages"][0]["content"].startswith("Task:\nName the colour.\n\nModel answer:\n")
+
+
+@pytest.mark.parametrize("content, mark", [("0", 0), ("100", 100), (" 7\n", 7), ("I give it 62.", 62),
+                                           ("85/100", 85), ("**90**", 90), (30, 30)])
+def test_the_first_number_is_the_mark(ollama, content, mark):
+    ollama.says(content)
+    found = OllamaJudge("judge:1b", ollama.url).mark(ENTRY, "Red")
+    assert found == mark and type(found) is int
+
+
+@pytest.mark.parametrize("content", ["very good", "", "101", "1000 of 100", "first 50, then 60", "100.5", None])
+def test_an_answer_without_a_mark_is_named(ollama, content):
+    ollama.says(content)
+    message = f"judge:1b answered {str(content)!r} instead of one number from 0 to 100: try a larger model"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        OllamaJudge("judge:1b", ollama.url).mark(ENTRY, "Red")
+
+
+def test_a_negative_number_is_no_mark(ollama):
+    ollama.says("-5")
+    with pytest.raises(ValueError, match="instead of one number from 0 to 100"):
+        OllamaJudge("judge:1b", ollama.url).mark(ENTRY, "Red")
+
+
+@pytest.mark.parametrize("status", [404, 400, 500])
+def test_ollama_s_own_reason_is_shown(ollama, status):
+    ollama.status, ollama.body = status, json.dumps({"error": 'model "judge:1b" not found'}).encode()
+    with pytest.raises(ConnectionError) as caught:
+        OllamaJudge("judge:1b", ollama.url).mark(ENTRY, "Red")
+    found = str(caught.value)
+    assert f"Ollama refused ({status})" in found and "not found" in found and "ollama pull judge:1b" in found
+    assert "\n" not in found
+
+
+@pytest.mark.parametrize("body", [b"", b'{"message": ', b"<html>hello</html>", b"\xff\xfe", b"[]", b"3", b"{}",
+                                  b'{"message": "50"}', b'{"message": {}}', b'{"response": "50"}'])
+def test_a_reply_that_is_not_ollama_s_is_an_error(ollama, body):
+    ollama.body = body
+    with pytest.raises(ConnectionError, match=f"^no answer from Ollama at {ollama.url} "):
+        OllamaJudge("judge:1b", ollama.url).mark(ENTRY, "Red")
+
+
+def test_a_server_that_is_too_slow_is_an_error(ollama):
+    ollama.says("85")
+    ollama.waits.clear()
+    with pytest.raises(ConnectionError, match=f"^no answer from Ollama at {ollama.url} .*timed out"):
+        OllamaJudge("judge:1b", ollama.url, timeout=0.2).mark(ENTRY, "Red")
+
+
+def test_no_server_is_an_error(monkeypatch):
+    monkeypatch.delenv("http_proxy", raising=False)
+    with socket.socket() as free:  # bound, but not listening
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"^no answer from Ollama at {url} .*: start it with `ollama serve`"):
+            OllamaJudge("judge:1b", url).mark(ENTRY, "Red")
+
+
+@pytest.mark.parametrize("url", ["localhost:11434", "", "file:///etc/passwd", "ftp://localhost"])
+def test_a_judge_s_url_must_be_one_of_http(url):
+    with pytest.raises(ValueError, match=f"^url is {url!r}: it must begin with http:// or https://$"):
+        OllamaJudge("judge:1b", url)
+    assert OllamaJudge("judge:1b").url == "http://localhost:11434" and OllamaJudge("j", "https://a/").url == "https://a"
+
+
+@pytest.mark.parametrize("expression", ["1 / 0", "9 ** 9 ** 9", "True", "(-8) ** 0.5", "1e308 * 10 ** 99 % 0"])
+def test_what_has_no_value_is_an_error_and_ends_at_once(expression):
+    with pytest.raises(ValueError, match="cannot be computed"):
+        arithmetic(expression)
+
+
+def test_a_sign_and_a_dash_are_told_apart():
+    assert arithmetic("+3 - -2") == 5
+    assert [last_number(text) for text in ("10-12", "from -3 to -4.5", "1, 2,3", "1,234,567", "3.14")] \
+        == [12, -4.5, 3, 1234567, 3.14]
+
+
+def test_a_weekday_must_be_the_only_one():
+    check = {"weekday": "2024-03-15"}
+    assert check_answer("It was a Friday.", check) and not check_answer("Friday or Monday", check)
+
+
+def test_a_missing_input_in_a_table_is_named():
+    table = pd.DataFrame([{"instruction": "Add.", "input": float("nan"), "output": "3"}])
+    with pytest.raises(ValueError, match="^entry 0 holds nan: it must be text"):
+        InstructionDataset(table, CHAT, 64)

@@ -47,8 +47,9 @@ def says(start: str) -> Callable:
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
-    """What a command writes, both streams."""
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env={**os.environ, **environment}, timeout=60,
+    """What a command writes, both streams. `make test` runs this inside make, whose messages then read make[1]."""
+    own = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env={**own, **environment}, timeout=60,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return done.stdout
 

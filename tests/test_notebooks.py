@@ -112,6 +112,7 @@ def test_begins_with_a_title_a_badge_and_the_setup_cell(path):
     badge = ("[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
              f"({address}/blob/main/notebooks/{path.name})")
     assert badge in first.source
+    assert path not in CHAPTERS or f"[glossary]({ADDRESS}/blob/main/docs/glossary.md)" in first.source
     setup = (ROOT / "tools" / "colab_setup.py").read_text(encoding="utf-8")
     assert f'"{ADDRESS}"' in setup, "tools/colab_setup.py and pyproject.toml name different addresses"
     assert code_cells(path)[0].source.strip() == setup.strip()

@@ -49,9 +49,10 @@ def perplexity_of_a_story(model: nn.Module, tokenizer: Tokenizer, tokens: int = 
 def figures(model: nn.Module, tokenizer: Tokenizer, test: pd.DataFrame, seconds: float = 0.0) -> Figures:
     dataset = InstructionDataset(test, tokenizer, model.config.context_length)
     scores = score_responses(test, respond_all(model, tokenizer, test, max_new_tokens=40))
-    right = {kind: scores[scores["checked"] == kind]["right"].astype(float) for kind in ("content", "format")}
-    return {"loss": held_out_loss(model, dataset), "content %": 100 * right["content"].mean(),
-            "format %": 100 * right["format"].mean(), "words": scores["words"].mean(),
+    right = {kind: 100 * float(scores[scores["checked"] == kind]["right"].astype(float).mean())
+             for kind in ("content", "format")}
+    return {"loss": held_out_loss(model, dataset), "content %": right["content"], "format %": right["format"],
+            "words": float(scores["words"].mean()),
             "story perplexity": perplexity_of_a_story(model, tokenizer), "seconds": seconds}
 
 
@@ -73,7 +74,7 @@ def one_seed(name: str, entries: pd.DataFrame, seed: int, epochs: int, rate: flo
         history = finetune_instructions(model, dataset, epochs=epochs, batch_size=16, learning_rate=rate,
                                         mask_prompt=mask_prompt, seed=seed, progress=False)
         results[way] = figures(model, tokenizer, test, history.steps[-1]["seconds"])
-        show(f"seed {seed}, {way}: {results[way]}")
+        show(f"seed {seed}, {way}: {pd.Series(results[way]).round(2).to_dict()}")
     return results
 
 

@@ -394,16 +394,23 @@ def finetune_classifier(classifier: TextClassifier, training: PreparedTexts,
     _set_trainable(classifier, blocks)
     loader = text_loader(training.inputs, training.targets, batch_size, True, seed)
     held_out = validation and text_loader(validation.inputs, validation.targets, 32, shuffle=False)
-    one_pass = -(-len(loader) // settings.get("accumulation_steps", 1))  # optimizer steps
-    steps, loss = settings.get("max_steps", epochs * one_pass), ClassificationLoss(blocks)
-    config = TrainingConfig(**{"max_steps": steps, "learning_rate": learning_rate,
-                               "warmup_steps": steps // 10, "eval_every": one_pass, **settings})
+    config, loss = _config_for(loader, epochs, learning_rate, settings), ClassificationLoss(blocks)
     history = train(classifier, loader, loss, config, held_out)
     read = len(held_out) if held_out else 0  # batches in each evaluation
     _add_accuracy(history, loss, config.accumulation_steps, min(read, config.eval_batches or read))
     return history
 
 # %% ../notebooks/06_classification.ipynb #d743347e
+def _config_for(loader: DataLoader, epochs: int, learning_rate: float,
+                settings: Mapping[str, Any]) -> TrainingConfig:
+    """`epochs` passes, a tenth of the steps to warm up, and an evaluation after each pass, unless
+    `settings` say otherwise."""
+    one_pass = -(-len(loader) // settings.get("accumulation_steps", 1))  # steps, rounded up
+    steps = settings.get("max_steps", epochs * one_pass)
+    return TrainingConfig(**{"max_steps": steps, "learning_rate": learning_rate,
+                             "warmup_steps": steps // 10, "eval_every": one_pass, **settings})
+
+
 def _set_trainable(classifier: TextClassifier, blocks: int | None) -> None:
     classifier.requires_grad_(blocks is None)
     classifier.head.requires_grad_(True)

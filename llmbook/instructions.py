@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from .classification import LengthBatches, split_by_key
+from .classification import LengthBatches, _config_for, split_by_key
 from .generation import generate
 from .open_weights import Tokenizer, format_chat
-from .training import History, TrainingConfig, evaluate, train
+from .training import History, evaluate, train
 
 # %% ../notebooks/07_instructions.ipynb #b2dc0451
 def read_instructions(path: str | Path) -> pd.DataFrame:
@@ -452,10 +452,7 @@ def finetune_instructions(model: nn.Module, training: InstructionDataset,
     """
     loader = instruction_loader(training, batch_size, True, seed, mask_prompt)
     held_out = None if validation is None else instruction_loader(validation, 16, shuffle=False)
-    one_pass = -(-len(loader) // settings.get("accumulation_steps", 1))  # optimizer steps
-    steps = settings.get("max_steps", epochs * one_pass)
-    config = TrainingConfig(**{"max_steps": steps, "learning_rate": learning_rate,
-                               "warmup_steps": steps // 10, "eval_every": one_pass, **settings})
+    config = _config_for(loader, epochs, learning_rate, settings)
     return train(model, loader, response_loss, config, held_out)
 
 # %% ../notebooks/07_instructions.ipynb #62d42a4c

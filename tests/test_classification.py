@@ -38,8 +38,9 @@ from llmbook.devices import autocast
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.text import load_tokenizer, train_bpe
-from llmbook.training import load_model, save_model, train
+from llmbook.training import load_model, save_model
 from tests.repository import ROOT
+from tests.watched import watched_train
 
 WORDS = "the sea a ship captain wind harbour night rope sail storm gold map island bird salt".split()
 TOKENIZER = train_bpe(" ".join(f"{word} {other}" for word in WORDS for other in WORDS), 300)
@@ -579,14 +580,7 @@ def test_training_from_features_equals_training_from_ids(family):
 @pytest.fixture
 def calls(monkeypatch):
     """What `train` is called with."""
-    seen = []
-
-    def watched(*arguments):
-        seen.append(arguments)
-        return train(*arguments)
-
-    monkeypatch.setattr(classification, "train", watched)
-    return seen
+    return watched_train(monkeypatch, classification)
 
 
 def test_the_book_s_training_loop_is_used(calls):

@@ -43,8 +43,9 @@ from llmbook.instructions import (
 )
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.text import train_bpe
-from llmbook.training import TrainingConfig, evaluate, load_model, next_token_loss, save_model, train
+from llmbook.training import TrainingConfig, evaluate, load_model, next_token_loss, save_model
 from tests.repository import ROOT
+from tests.watched import watched_train
 
 WORDS = "the sea a ship captain wind harbour night rope sail storm gold map island bird salt".split()
 TEXT = " ".join(f"{word} {other}" for word in WORDS for other in WORDS)
@@ -552,14 +553,7 @@ def test_a_saved_model_responds_as_before(trained, family, tmp_path):
 @pytest.fixture
 def calls(monkeypatch):
     """What `train` is called with."""
-    seen = []
-
-    def watched(*arguments):
-        seen.append(arguments)
-        return train(*arguments)
-
-    monkeypatch.setattr(instructions, "train", watched)
-    return seen
+    return watched_train(monkeypatch, instructions)
 
 
 def test_the_book_s_training_loop_is_used(calls):

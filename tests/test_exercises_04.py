@@ -1,11 +1,15 @@
 """Chapter 4's exercises: right answers in more than one form pass, and each common mistake is named."""
 
+import pkgutil
 import re
+from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from llmbook import exercises
 from llmbook.exercises import Wrong
 from llmbook.exercises import chapter_04 as check
 from llmbook.gpt import GPT, TransformerBlock, count_parameters
@@ -46,6 +50,8 @@ def test_shapes_right():
 
 
 @pytest.mark.parametrize("answer, phrase", [
+    (with_shape(0, lambda c, b, t: (t, b, c.d_model)), "the batch comes first"),
+    (with_shape(0, lambda c, b, t: (b, c.context_length, c.d_model)), "is the most that fits"),
     (with_shape(0, lambda c, b, t: (b, t)), "vector of d_model features"),
     (with_shape(1, lambda c, b, t: (b, t, c.d_model)), "the shape before and after"),
     (with_shape(1, lambda c, b, t: (b, t, 3 * c.d_model)), "4 x d_model features"),
@@ -58,6 +64,7 @@ def test_shapes_right():
     (with_shape(4, lambda c, b, t: (c.n_layers, b, c.n_heads, c.context_length, c.d_model)), "share the d_model"),
     (with_shape(4, lambda c, b, t: (b, t, c.d_model)), "room for tokens"),
     (lambda c, b, t: shapes(c, b, t)[:4], "five shapes"),
+    (lambda c, b, t: b * t, "five shapes"),
     (lambda c, b, t: (1, 2, 3, 4, 5), "should be a tuple of sizes"),
 ])
 def test_shapes_wrong(answer, phrase):
@@ -78,6 +85,7 @@ def block_parameters_in_parts(d, bias):
 def test_block_parameters_right():
     check.exercise_2.verify(block_parameters)
     check.exercise_2.verify(block_parameters_in_parts)
+    check.exercise_2.verify(lambda d, bias: np.int64(block_parameters(d, bias)))
 
 
 @pytest.mark.parametrize("answer, phrase", [
@@ -86,13 +94,18 @@ def test_block_parameters_right():
     (lambda d, bias: block_parameters(d, bias) - 2 * d, "One norm is missing"),
     (lambda d, bias: block_parameters(d, bias) - d, "output of attention has one too"),
     (lambda d, bias: block_parameters(d, bias) - 5 * d, "biases of feed-forward"),
-    (lambda d, bias: block_parameters(d, True), "With qkv_bias=False"),
-    (lambda d, bias: block_parameters(d, False), "With qkv_bias=True"),
+    (lambda d, bias: block_parameters(d, bias) - 6 * d, "Biases are missing"),
+    (lambda d, bias: block_parameters(d, True), "(12, False) is 1,884, PyTorch counts 1,848. Only with qkv_bias=True"),
+    (lambda d, bias: block_parameters(d, False), "(12, True) is 1,848, PyTorch counts 1,884. Only with qkv_bias=True"),
+    (lambda d, bias: block_parameters(d, bias) - 3 * d * (not bias), "each matrix is inputs x outputs"),
+    (lambda d, bias: block_parameters(d, bias) + 3 * d * bias, "each matrix is inputs x outputs"),
+    (lambda d, bias: True, "should be one number, not bool"),
+    (lambda d, bias: torch.ones(2), "should be one number, not Tensor"),
     (lambda d, bias: block_parameters(d, bias) - d * d, "One matrix of attention"),
     (lambda d, bias: block_parameters(d, bias) - 4 * d * d, "feed-forward has two"),
     (lambda d, bias: 17, "each matrix is inputs x outputs"),
     (lambda d, bias: block_parameters(d, bias) + 0.5, "whole number"),
-    (lambda d, bias: "many", "should be a number, not str"),
+    (lambda d, bias: "many", "should be one number, not str"),
 ])
 def test_block_parameters_wrong(answer, phrase):
     rejects(check.exercise_2, answer, phrase)
@@ -125,6 +138,8 @@ def test_cache_memory_right():
     (lambda c, b, t, s: cache_memory(c, 1, t, s), "one text's share"),
     (lambda c, b, t, s: cache_memory(c, b, c.context_length, s), "not context_length"),
     (lambda c, b, t, s: cache_memory(c, b, t, 4), "bytes_per_number=2"),
+    (lambda c, b, t, s: cache_memory(c, b, t, s) / 1e9, "in bytes should be a whole number"),
+    (lambda c, b, t, s: float("nan"), "should be a whole number, not nan"),
     (lambda c, b, t, s: 5, "one token in one block"),
 ])
 def test_cache_memory_wrong(answer, phrase):
@@ -169,6 +184,10 @@ def no_norm(x, step, norm):
     return x + step(x)
 
 
+def both_norms(x, step, norm):
+    return norm(x + step(norm(x)))
+
+
 def swapped_norms(block, x):
     x = block.feed_forward_norm(x + block.attention(x))
     return block.attention_norm(x + block.feed_forward(x))
@@ -198,11 +217,12 @@ def test_post_norm_right():
     (steps(no_addition, no_addition), "without residual"),
     (steps(no_norm, post), "first norm is missing"),
     (steps(post, no_norm), "second norm is missing"),
+    (steps(both_norms, both_norms), "a norm before it too"),
     (adds_to_the_input, "adds to the block's input"),
     (in_place, "x itself was changed"),
     (lambda block, x: x, "x = norm(x + step(x))"),
     (lambda block, x: post_norm(block, x)[0], "has shape"),
-    (lambda block, x: 3, "should be a tensor"),
+    (lambda block, x: (x, x), "The result should be a tensor, not tuple"),
 ])
 def test_post_norm_wrong(answer, phrase):
     rejects(check.exercise_4, answer, phrase)
@@ -247,6 +267,16 @@ class Unused(Layer):
         return GPT.lm_head(self, hidden)
 
 
+class Hidden(GPT):
+    """The head under the name of the method."""
+
+    def __init__(self, config, draw=False):
+        super().__init__(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if draw:
+            nn.init.normal_(self.lm_head.weight, std=0.02)  # the method has no weight
+
+
 class Tied(Layer):
     def __init__(self, config):
         super().__init__(config)
@@ -286,6 +316,8 @@ def test_untied_right():
     (lambda config: Layer(config, std=1.0), "standard deviation of"),
     (InForward, "Change lm_head, not forward"),
     (Unused, "The output still uses the token embedding"),
+    (Hidden, "hidden by the method of that name"),
+    (lambda config: Hidden(config, draw=True), "hidden by the method of that name"),
     (Copied, "starts as a copy"),
     (Transposed, "shape (vocab_size, d_model)"),
     (ForgetsTheCache, "With the cache, in parts"),
@@ -300,18 +332,52 @@ def test_untied_wrong(answer, phrase):
 # --- all of them -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("number", range(1, 6))
-def test_a_stub_has_not_been_started(number, capsys):
-    getattr(check, f"exercise_{number}")(lambda *arguments: None)
-    assert capsys.readouterr().out.startswith(f"Exercise 4.{number}: not started.")
+def test_a_stub_has_not_been_started_and_a_crash_is_reported(number, capsys):
+    for stub in (lambda *arguments: None, lambda *arguments: ...):
+        getattr(check, f"exercise_{number}")(stub)
+        assert capsys.readouterr().out.startswith(f"Exercise 4.{number}: not started.")
+    getattr(check, f"exercise_{number}")(lambda *arguments: 1 / 0)
+    assert "not yet. Your code stopped with ZeroDivisionError" in capsys.readouterr().out
 
 
-def test_the_checks_leave_the_random_state_alone():
+@pytest.mark.parametrize("stub", [None, ...])
+def test_shapes_that_are_stubs_have_not_been_started(stub, capsys):
+    check.exercise_1(lambda config, batch, tokens: [*shapes(config, batch, tokens)[:4], stub])
+    assert capsys.readouterr().out.startswith("Exercise 4.1: not started.")
+
+
+CHECKS = [f"{chapter.name}.{name}" for chapter in pkgutil.iter_modules(exercises.__path__)
+          for name in vars(import_module(f"llmbook.exercises.{chapter.name}")) if name.startswith("exercise_")]
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_chapters_checks_leave_the_random_numbers_as_they_were(name, capsys):
+    def draws_and_fails(*arguments):
+        raise ZeroDivisionError(torch.rand(3))
+
+    chapter, exercise = name.split(".")
+    printed = set()
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        getattr(getattr(exercises, chapter), exercise)(draws_and_fails)
+        assert torch.equal(torch.get_rng_state(), before)
+        printed.add(capsys.readouterr().out)
+    assert len(printed) == 1, "a check draws the same numbers each time"
+
+
+def test_a_right_answer_leaves_the_random_numbers_as_they_were():
     torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
+    before = torch.get_rng_state()
     check.exercise_4.verify(post_norm)
     check.exercise_5.verify(Layer)
-    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_checks_here_do_not_reseed_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch, "manual_seed", None)  # it would: a check that calls it stops
+    check.exercise_4.verify(post_norm)
+    check.exercise_5.verify(Layer)
 
 
 def test_the_pencil_agrees_with_a_block():

@@ -4,6 +4,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
+import pytest
 import torch
 from gguf import GGMLQuantizationType, quantize
 from torch import nn
@@ -115,16 +116,32 @@ def chat_that_checks_nothing(messages):
     return check._bracketed(turns) if turns else "<s>"
 
 
+def chat_by_rule(broken):
+    """A chat that refuses what this rule calls broken: it gets all roles and those after the system message."""
+    def answer(messages):
+        roles = [message["role"] for message in messages]
+        if not roles or broken(roles, roles[1:] if roles[0] == "system" else roles):
+            raise ValueError
+        return chat_that_checks_nothing(messages)
+    return answer
+
+
+def repeats(roles):
+    return any(a == b for a, b in zip(roles, roles[1:])) or "system" in roles or "tool" in roles or not roles
+
+
 def chat_with_late_system(messages):
     late = [i for i, message in enumerate(messages) if message["role"] == "system" and i]
     return chat([message for i, message in enumerate(messages) if i not in late])
 
 
 def pack(values, levels=15, turn=torch.round, layout="halves", clamp=True, number=torch.float16, swap=False,
-         per_row=False, codes_first=False, codes_only=False):
+         per_row=False, one_low=False, codes_first=False, codes_only=False):
     blocks = values.reshape(-1, 32)
     source = values.repeat_interleave(values.shape[1] // 32, 0) if per_row else blocks
     low, high = source.amin(1, keepdim=True), source.amax(1, keepdim=True)
+    if one_low:
+        low = values.amin(1, keepdim=True).repeat_interleave(values.shape[1] // 32, 0)
     stored = torch.cat([(high - low) / levels, low], dim=1).to(number)
     step, minimum = stored.float().split(1, dim=1)
     codes = turn((blocks - minimum) / step.clamp(min=1e-9))
@@ -162,6 +179,8 @@ WRONG = [
     ("exercise_1", lambda c, memory, size: -(-memory // (2 * c.n_layers * c.n_kv_heads * c.d_head * size)),
      "does not fit: round down"),
     ("exercise_1", lambda c, memory, size: memory / (2 * c.n_layers * c.n_kv_heads * c.d_head * size), "Part of a tok"),
+    ("exercise_1", lambda c, memory, size: max(c.context_length, memory // 288), "take the smaller one"),
+    ("exercise_1", lambda c, memory, size: 7, "leaves a key and a value of d_head numbers"),
     ("exercise_1", lambda c, memory, size: str(tokens(c, memory, size)), "a number, not str"),
     ("exercise_2", lambda g, w: w * g[:, None], "scaled the rows"),
     ("exercise_2", lambda g, w: torch.diag(g) @ w, "scaled the rows"),
@@ -170,25 +189,37 @@ WRONG = [
     ("exercise_2", lambda g, w: w * (1 + g), "1 \\+ scale"),
     ("exercise_2", lambda g, w: w, "scale is missing"),
     ("exercise_2", lambda g, w: w.mul_(g), "changed the tensors"),
+    ("exercise_2", lambda g, w: w * g + 0 * g.add_(1), "changed the tensors"),
+    ("exercise_2", lambda g, w: w, r"layer returns \((-?\d\.\d{3},? ?){4}\), norm"),
+    ("exercise_2", lambda g, w: w * g if len(w) == len(g) else w, r"\((-?\d\.\d{3}, ){4}\.\.\.\)\. This is the weight"),
     ("exercise_2", lambda g, w: (w * g).T, "the right matrix, the other way round"),
     ("exercise_2", lambda g, w: w.T * g, "This is transposed"),
     ("exercise_2", lambda g, w: w * g if len(w) == len(g) else (w * g).T, "lies the other way round"),
-    ("exercise_2", lambda g, w: w @ g, "shape"),
+    ("exercise_2", lambda g, w: (w * g.sqrt()).half(), "the folded layer returns"),
+    ("exercise_2", lambda g, w: w @ g, "adds the columns up"),
+    ("exercise_2", lambda g, w: nn.Linear(len(g), len(w)), "a tensor, not Linear"),
     ("exercise_3", lambda x, angles: neighbours(x, -angles), "the other way"),
     ("exercise_3", halves, "turned halves"),
     ("exercise_3", lambda x, angles: neighbours(x, angles).unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2),
      "wrong places"),
+    ("exercise_3", lambda x, angles: neighbours(x, math.pi / 2 - angles), "Sine and cosine are exchanged"),
+    ("exercise_3", lambda x, angles: neighbours(x, angles).unflatten(-1, (-1, 2)).flip(-1).flatten(-2),
+     "of each pair have changed places"),
     ("exercise_3", lambda x, angles: one_sign(x, angles, 1, 1), "first feature gets minus"),
     ("exercise_3", lambda x, angles: one_sign(x, angles, -1, -1), "second feature gets plus"),
     ("exercise_3", overwritten, "overwrote the first feature"),
     ("exercise_3", neighbours_with_angles_of_halves, "order of halves"),
     ("exercise_3", lambda x, angles: neighbours(x, angles[:1]), "angles of token 0"),
     ("exercise_3", lambda x, angles: x * angles.cos().repeat_interleave(2, -1), "sines are missing"),
+    ("exercise_3", lambda x, angles: neighbours(x, angles) if x.dim() == 2 else x,
+     r"x of shape \(2, 3, 5, 8\): of token 0, features 0 and 1"),
     ("exercise_3", lambda x, angles: x.copy_(neighbours(x, angles)), "changed the x"),
     ("exercise_3", lambda x, angles: x[..., 0::2] * angles.cos() - x[..., 1::2] * angles.sin(), "has shape"),
     ("exercise_3", lambda x, angles: neighbours(x, angles.flip(0)), "of token 0, features 0 and 1 become"),
     ("exercise_4", lambda m: chat(m, start=""), "begins the text is missing"),
-    ("exercise_4", lambda m: chat(m, again="<s>"), "not each turn"),
+    ("exercise_4", lambda m: chat(m).replace("</s>[INST]", "</s><s>[INST]"), "not each turn"),
+    ("exercise_4", lambda m: chat(m, again="\n"), "Nothing stands between"),
+    ("exercise_4", lambda m: chat(m, again=" "), "Nothing stands between"),
     ("exercise_4", lambda m: chat(m, end=""), "ends with </s>"),
     ("exercise_4", lambda m: chat(m, end=" </s>"), "no space between an answer"),
     ("exercise_4", lambda m: chat(m, gap=""), "A space separates"),
@@ -206,6 +237,13 @@ WRONG = [
     ("exercise_4", chat_that_merges_in_place, "changed the messages"),
     ("exercise_4", chat_that_asserts, "AssertionError; the rules ask for ValueError"),
     ("exercise_4", chat_that_checks_nothing, "two user messages in a row.*no ValueError"),
+    ("exercise_4", chat_by_rule(lambda roles, rest: repeats(rest)), "an answer first.*no ValueError"),
+    ("exercise_4", chat_by_rule(lambda roles, rest: repeats(rest) or roles[0] == "assistant"),
+     "right after the system message.*no ValueError"),
+    ("exercise_4", chat_by_rule(lambda roles, rest: repeats([role for role in rest if role != "system"])
+                                or rest[0] == "assistant" or "system" in rest[1:]), "two system.*no ValueError"),
+    ("exercise_4", chat_by_rule(lambda roles, rest: repeats([role.replace("tool", "user") for role in rest])
+                                or rest[0] == "assistant"), "a role that does not exist.*no ValueError"),
     ("exercise_4", chat_with_late_system, "in the middle.*no ValueError"),
     ("exercise_4", lambda m: chat(m) if any(x["role"] == "user" for x in m) else "<s>", "no message from a user"),
     ("exercise_4", lambda m: chat(m) if m else "", "no message at all"),
@@ -218,6 +256,9 @@ WRONG = [
     ("exercise_5", lambda x: pack(x, layout="swapped"), "halves of each byte are exchanged"),
     ("exercise_5", lambda x: pack(x, layout="bytes"), "36 bytes.*a code in each byte"),
     ("exercise_5", lambda x: pack(x, number=torch.float32), "24 bytes.*2 bytes each"),
+    ("exercise_5", lambda x: pack(x, number=torch.float32, layout="bytes"), "40 bytes.*and two codes share"),
+    ("exercise_5", lambda x: pack(x).view(-1, 20)[:, 2:].reshape(len(x), -1), "18 bytes.*both stored"),
+    ("exercise_5", lambda x: pack(x)[:, 1:], r"bytes, expected 20\.$"),
     ("exercise_5", lambda x: pack(x, number=torch.bfloat16), "are bfloat16"),
     ("exercise_5", lambda x: pack(x, swap=True), "minimum comes first"),
     ("exercise_5", lambda x: pack(x, codes_first=True), "codes come first"),
@@ -227,11 +268,21 @@ WRONG = [
     ("exercise_5", lambda x: pack(x).int(), "torch.int32, expected torch.uint8"),
     ("exercise_5", lambda x: pack(x).view(-1, 20), "has shape"),
     ("exercise_5", lambda x: pack(x).numpy(), "a tensor, not ndarray"),
-    ("exercise_5", lambda x: pack(x.nan_to_num() * 0 + x.mean()), "reads back as"),
+    ("exercise_5", lambda x: pack(x * 0 + x.mean()), r"reads back as .* at most\.$"),
+    ("exercise_5", lambda x: pack(x - 1), r"reads back as .* at most\.$"),
+    ("exercise_5", lambda x: pack(x, turn=torch.ceil), r"at most\.$"),
+    ("exercise_5", lambda x: pack(x if len(x) == 1 else x + 1), r"at most\.$"),
+    ("exercise_5", lambda x: pack(x, one_low=True), "the same step or minimum"),
 ]
 
 
 test_right_answers_pass, test_wrong_answers, test_stubs_and_crashes = exercise_tests(check, RIGHT, WRONG)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_stub_that_returns_dots_has_not_been_started(name, capsys):
+    getattr(check, name)(lambda *arguments: ...)
+    assert "not started" in capsys.readouterr().out
 
 
 def test_a_folded_norm_gives_what_norm_and_layer_gave():

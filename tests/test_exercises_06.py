@@ -4,6 +4,7 @@ import math
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 
 from llmbook.exercises import chapter_06 as check
@@ -58,6 +59,16 @@ def rates_guarded_but_for_f1(found, truth):
     return precision, recall, 2 * precision * recall / (precision + recall)
 
 
+def rates_guarded_for_found(found, truth):
+    hits = sum(a and b for a, b in zip(found, truth))
+    return hits / sum(found) if any(found) else 0.0, hits / sum(truth), 2 * hits / (sum(found) + sum(truth))
+
+
+def rates_with_f1_guarded_for_found(found, truth):
+    precision, recall, _ = rates(found, truth)
+    return precision, recall, 2 * precision * recall / (precision + recall) if any(found) and any(truth) else 0.0
+
+
 def rates_as_nan(found, truth):
     found, truth = torch.tensor(found), torch.tensor(truth)
     hits = (found & truth).sum()
@@ -98,6 +109,26 @@ def flat_mask(x, lengths):
     return (x * (torch.arange(x.shape[1]) < lengths[:, None])).sum(1) / lengths[:, None]
 
 
+def left_out(x, n):
+    return (x * mask_of(x, n - 1)).sum(1) / (n - 1).clamp(min=1)[:, None]
+
+
+def padding_only(x, n):
+    real = mask_of(x, n)
+    return (x * ~real).sum(1) / (~real).sum(1).clamp(min=1)
+
+
+def mean_that_counts_down(x, n):
+    found = masked_mean(x, n)
+    n -= 1
+    return found
+
+
+def right_while_square(right, wrong):
+    """An answer that is right where the first two sizes are equal, which the checks try first."""
+    return lambda x, *rest: (right if x.shape[0] == x.shape[1] else wrong)(x, *rest)
+
+
 def rows(x):
     return x / x.sum(-1, keepdim=True)
 
@@ -113,6 +144,18 @@ def shifted_logits(p, old, new):
 def shifted_in_place(p, old, new):
     p *= new / old
     return rows(p)
+
+
+def error_in_place(p, right, bins):
+    found = error_by_sums(p, right, bins)
+    p *= bins
+    return found
+
+
+def error_that_flips(p, right, bins):
+    found = error_by_sums(p, right, bins)
+    right.logical_not_()
+    return found
 
 
 def error_by_masks(p, right, bins):
@@ -140,6 +183,11 @@ def bin_by_bin(p, right, bins, value, places=None):
     places = (p * bins).ceil().long() - 1 if places is None else places
     return sum(value((places == i).float().mean(), p[places == i].mean(), right[places == i].float().mean(), i)
                for i in places.unique())
+
+
+def bin_masks(p, bins):
+    places = (p * bins).ceil()
+    return [places == i for i in places.unique()]
 
 
 def weighted(share, sure, right, _):
@@ -181,6 +229,7 @@ WRONG = [
     ("exercise_1", lambda n, size: share_of_padding(n[: max(len(n) // size, 1) * size], size), "left out the last"),
     ("exercise_1", lambda n, size: 1 - sum(n) / sum(max(p) * size for p in batches(n, size)), "as a full one"),
     ("exercise_1", sorted_in_place, "changed the list"),
+    ("exercise_1", lambda n, size: str(share_of_padding(n, size)), "one number, not str"),
     ("exercise_1", lambda n, size: n, "one number"),
     ("exercise_2", lambda f, t: rates_with(lambda p, r, f1: (r, p, f1), f, t), "That is the recall"),
     ("exercise_2", lambda f, t: rates_with(lambda p, r, f1: (p, p, f1), f, t), "That is the precision"),
@@ -192,12 +241,22 @@ WRONG = [
     ("exercise_2", lambda f, t: rates([not a for a in f], [not b for b in t]), "counted ham"),
     ("exercise_2", lambda f, t: rates_with(lambda p, r, f1: (p, r), f, t), "three numbers"),
     ("exercise_2", accuracy, "three numbers"),
+    ("exercise_2", lambda f, t: rates_with(lambda p, r, f1: (1 - p, r, f1), f, t), "share of ham in what was found"),
+    ("exercise_2", lambda f, t: (sum(map(min, f, t)) / len(f), *rates(f, t)[1:]), "by all texts"),
     ("exercise_2", rates_unguarded, "nothing is found, you divide by 0"),
     ("exercise_2", rates_guarded_but_for_f1, "nothing is found, you divide by 0"),
+    ("exercise_2", rates_guarded_for_found, "Where no text is spam, you divide by 0"),
+    ("exercise_2", lambda f, t: rates_guarded_for_found(f, t) if any(t) else rates(f, t) if any(f) else 1 / 0,
+     "nothing is found and no text is spam, you divide by 0"),
+    ("exercise_2", rates_with_f1_guarded_for_found, "all that is found is wrong, you divide by 0"),
+    ("exercise_2", lambda f, t: rates_with(lambda p, r, f1: (p, None, None), f, t), "recall is None. Return a number"),
+    ("exercise_2", lambda f, t: rates_with(lambda p, r, f1: (p, r, ...), f, t), "F1 is Ellipsis. Return a number"),
+    ("exercise_2", lambda f, t: ("precision", "recall", "f1"), "precision should be one number, not str"),
     ("exercise_2", rates_as_nan, "precision is NaN"),
     ("exercise_2", lambda f, t: rates_with(lambda p, r, f1: (p if any(f) else 1.0, r, f1), f, t), "defined as 0.0"),
     ("exercise_2", lambda f, t: rates_with(lambda p, r, f1: (p, r if any(t) else 1.0, f1), f, t), "defined as 0.0"),
-    ("exercise_2", lambda f, t: rates_with(lambda p, r, f1: (p, r if any(t) else None, f1), f, t), "recall is None"),
+    ("exercise_2", lambda f, t: rates_with(lambda p, r, f1: (p, r if any(t) else None, f1), f, t),
+     "Where no text is spam, recall is None. Return 0.0 where"),
     ("exercise_3", lambda x, n: x.mean(1), "averaged the padding too"),
     ("exercise_3", lambda x, n: x.sum(1) / n[:, None], "padding is in the sum"),
     ("exercise_3", lambda x, n: (x * mask_of(x, n)).sum(1), "That is the sum"),
@@ -208,6 +267,15 @@ WRONG = [
     ("exercise_3", lambda x, n: mean_in_a_loop(x, n + 1), "one token too many"),
     ("exercise_3", lambda x, n: (x * mask_of(x, n - 1)).sum(1) / n[:, None], "left out the last"),
     ("exercise_3", flat_mask, "third one"),
+    ("exercise_3", lambda x, n: (x * mask_of(x, n + 1)).sum(1) / n[:, None], "summed one token too many"),
+    ("exercise_3", lambda x, n: x[:, :n].mean(1), "takes one length for all texts"),
+    ("exercise_3", left_out, "left out the last"),
+    ("exercise_3", padding_only, "the wrong way round"),
+    ("exercise_3", lambda x, n: (x * mask_of(x, n)[..., 0]).mean(1), "third one"),
+    ("exercise_3", lambda x, n: masked_mean(x, n).squeeze(), r"x of shape \(2, 3, 1\) has shape \(2,\)"),
+    ("exercise_3", right_while_square(masked_mean, lambda x, n: x.mean(1)), "averaged the padding too"),
+    ("exercise_3", lambda x, n: list(mean_in_a_loop(x, n)), "a tensor, not list"),
+    ("exercise_3", mean_that_counts_down, "changed what it was given"),
     ("exercise_3", mean_in_place, "changed what it was given"),
     ("exercise_3", lambda x, n: torch.tensor(mean_in_a_loop(x, n).tolist()), "no gradient"),
     ("exercise_3", lambda x, n: masked_mean(x, n).mean(0), "shape"),
@@ -221,6 +289,13 @@ WRONG = [
     ("exercise_4", lambda p, old, new: p * new / old / (p * new / old).sum(-1), "keepdim"),
     ("exercise_4", lambda p, old, new: rows(p * (new / old)[:, None]), "Nothing has changed"),
     ("exercise_4", lambda p, old, new: rows(p + new - old), "added the difference"),
+    ("exercise_4", lambda p, old, new: p * old / new, "exchanged, and a row no longer"),
+    ("exercise_4", lambda p, old, new: rows(p * (new - old)), "multiplied by the difference"),
+    ("exercise_4", lambda p, old, new: p * rows(new / old), "renormalised the factors"),
+    ("exercise_4", lambda p, old, new: p * (new / old)[:, None], "factors belong to the classes"),
+    ("exercise_4", lambda p, old, new: torch.nn.functional.normalize(p * new / old), "root of the sum of squares"),
+    ("exercise_4", right_while_square(shifted, lambda p, old, new: p), "Nothing has changed"),
+    ("exercise_4", lambda p, old, new: shifted(p, old, new).tolist(), "a tensor, not list"),
     ("exercise_4", shifted_in_place, "changed what it was given"),
     ("exercise_5", lambda p, right, bins: abs(p.mean() - right.float().mean()), "over all answers"),
     ("exercise_5", lambda p, right, bins: bin_by_bin(p, right, bins, lambda n, sure, share, i: n * (sure - share)),
@@ -233,6 +308,21 @@ WRONG = [
      "squared"),
     ("exercise_5", lambda p, right, bins: bin_by_bin(p, right, bins, lambda n, sure, share, i:
                                                      n * ((i + 0.5) / bins - share).abs()), "middle of each bin"),
+    ("exercise_5", lambda p, right, bins: bin_by_bin(p, right, bins, lambda n, sure, share, i: n * (sure - share) ** 2)
+     .sqrt(), "squared"),
+    ("exercise_5", lambda p, right, bins: bin_by_bin(p, right, bins, lambda n, sure, share, i: (sure - share).abs()),
+     "added the bins' differences up"),
+    ("exercise_5", lambda p, right, bins: error_by_sums(p, right, bins) * len(p), "Divide by the number of answers"),
+    ("exercise_5", lambda p, right, bins: max(error_by_sums(p[i], right[i], bins) for i in bin_masks(p, bins)),
+     "the largest difference"),
+    ("exercise_5", lambda p, right, bins: bin_by_bin(p, right, bins, lambda n, sure, share, i:
+                                                     n * ((i + 1) / bins - share).abs()), "upper edge of each bin"),
+    ("exercise_5", lambda p, right, bins: bin_by_bin(p, right, bins, weighted, (p * bins).round().long()),
+     "rounded to the nearest edge"),
+    ("exercise_5", lambda p, right, bins: torch.zeros(bins).index_add_(0, (p * bins).long(), p - right.float()).abs()
+     .sum() / len(p), "a probability of 1 is in the last one"),
+    ("exercise_5", error_in_place, "changed what it was given"),
+    ("exercise_5", error_that_flips, "changed what it was given"),
     ("exercise_5", lambda p, right, bins: (p - right.float()).abs().mean(), "answer by answer"),
     ("exercise_5", lambda p, right, bins: ((p - right.float()) ** 2).mean(), "Brier"),
     ("exercise_5", lambda p, right, bins: 100 * error_by_sums(p, right, bins), "per cent"),
@@ -248,3 +338,18 @@ WRONG = [
 
 
 test_right_answers_pass, test_wrong_answers, test_stubs_and_crashes = exercise_tests(check, RIGHT, WRONG)
+
+
+@pytest.mark.parametrize("stub", [None, ...])
+def test_three_stubs_and_stubs_that_return_dots_have_not_been_started(stub, capsys):
+    for name in RIGHT:
+        getattr(check, name)(lambda *arguments: stub)
+        assert "not started" in capsys.readouterr().out
+    check.exercise_2(lambda *arguments: (stub,) * 3)
+    assert "not started" in capsys.readouterr().out
+
+
+def test_other_errors_of_the_readers_code_are_shown_as_they_are(capsys):
+    check.exercise_3(lambda x, lengths: x + "1")
+    printed = capsys.readouterr().out
+    assert "Your code stopped with TypeError: unsupported" in printed and "slice" not in printed

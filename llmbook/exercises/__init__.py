@@ -23,11 +23,18 @@ def exercise(number: str, praise: str) -> Callable[[Callable[..., None]], Callab
         number: the exercise's number, such as "3.2".
         praise: one sentence printed when the answer is right: what the reader has shown.
 
-    The undecorated function stays reachable as `check.verify`, which raises instead of printing.
+    `check.verify` raises instead of printing. Both draw the same random numbers each time and leave the reader's as
+    they were.
     """
 
-    def decorate(verify: Callable[..., None]) -> Callable[..., None]:
-        @wraps(verify)
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def verify(*answers: Any) -> None:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(0)  # not torch.manual_seed, which reseeds the GPUs too
+                function(*answers)
+
+        @wraps(function)
         def check(*answers: Any) -> None:
             try:
                 if any(answer is None or answer is ... for answer in answers):
@@ -68,6 +75,8 @@ def expect_number(answer: Any, what: str = "the result") -> float:
     if answer is None or answer is ...:
         raise NotImplementedError
     try:
+        if isinstance(answer, str):  # which float would read
+            raise TypeError
         return float(answer.detach() if isinstance(answer, Tensor) else answer)
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor with more than one number
         raise Wrong(f"{what} should be one number, not {type(answer).__name__}.") from None

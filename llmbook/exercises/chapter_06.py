@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from llmbook.exercises import Wrong, close, compare, exercise, expect, expect_number, expect_tensor
 
@@ -32,8 +33,6 @@ def exercise_1(padding_share: Callable[[Sequence[int], int], float]) -> None:
             (1 - real / (max(lengths) * len(lengths)),
              "You padded all texts to the longest of all. Each batch is padded to its own longest."),
             (1 - real / _padded(sorted(lengths), size), "You sorted the texts first. Leave them in the given order."),
-            (1 - real / _padded(sorted(lengths, reverse=True), size),
-             "You sorted the texts first. Leave them in the given order."),
             (sum(1 - sum(part) / _padded(part, size) for part in parts) / len(parts),
              "You averaged the batches' shares, but batches differ in size. Add up the tokens of all, divide once."),
             (1 - _share(sum(whole), _padded(whole, size)),
@@ -62,7 +61,7 @@ def _pairs(hits: int, false: int, missed: int, passed: int) -> tuple[list[bool],
 
 @exercise("6.2", "Accuracy hides rare classes; these three do not.")
 def exercise_2(precision_recall_f1: Callable[[list[bool], list[bool]], tuple[float, float, float]]) -> None:
-    for counts in ((3, 1, 3, 5), (2, 6, 1, 4), (1, 2, 9, 28), (4, 0, 0, 3)):
+    for counts in ((3, 1, 2, 4), (2, 6, 1, 4), (1, 2, 9, 28), (4, 0, 0, 3)):
         _check_rates(precision_recall_f1(*_pairs(*counts)), *counts)
     for counts, what in (((0, 0, 3, 4), "nothing is found"), ((0, 2, 0, 5), "no text is spam"),
                          ((0, 0, 0, 4), "nothing is found and no text is spam"),
@@ -85,8 +84,8 @@ def _check_rates(answer: object, hits: int, false: int, missed: int, passed: int
     if all(value is None or value is ... for value in answer):
         raise NotImplementedError
     for value, name in zip(answer, _NAMES):
-        expect(value is not None and value is not ..., f"{where}{name} is {value}. Return 0.0 where nothing can be "
-                                                       "divided.")
+        expect(value is not None and value is not ..., f"{where}{name} is {value}. Return "
+               + ("0.0 where nothing can be divided." if where else "a number for each of the three."))
     texts = hits + false + missed + passed
     precision, recall = _share(hits, hits + false), _share(hits, hits + missed)
     other_precision, other_recall = _share(passed, passed + missed), _share(passed, passed + false)
@@ -95,6 +94,7 @@ def _check_rates(answer: object, hits: int, false: int, missed: int, passed: int
     ham = "You counted ham as the class that is looked for. It is spam: True."
     mistakes = {
         "precision": [(recall, "That is the recall. Precision divides by what was found."), accuracy, per_text,
+                      (1 - precision, "That is the share of ham in what was found. Precision is that of spam."),
                       (other_precision, ham)],
         "recall": [(precision, "That is the precision. Recall divides by what is there."), accuracy, per_text,
                    (other_recall, "That is the share of ham that was let through. Recall is about the spam.")],
@@ -115,12 +115,18 @@ def _check_rates(answer: object, hits: int, false: int, missed: int, passed: int
 
 @exercise("6.3", "Another way to make one vector of a text: models that search for texts often pool like this.")
 def exercise_3(mean_of_tokens: Callable[[Tensor, Tensor], Tensor]) -> None:
-    torch.manual_seed(0)
     # all sizes equal first: there, a mask or a division along the wrong dimension gives an answer too
     for shape, sizes in (((4, 4, 4), (4, 2, 1, 3)), ((3, 7, 5), (2, 7, 4)), ((2, 3, 1), (3, 1)), ((1, 6, 8), (6,))):
         x, lengths = torch.randn(shape) + 0.5, torch.tensor(sizes)
         before = x.clone(), lengths.clone()
-        got = expect_tensor(mean_of_tokens(x, lengths), (shape[0], shape[2]), f"The result for x of shape {shape}")
+        try:
+            answer = mean_of_tokens(x, lengths)
+        except TypeError as error:
+            if "index" not in str(error):
+                raise
+            raise Wrong(f"Your code stopped with TypeError: {error}. A slice such as x[:, :lengths] takes one length "
+                        "for all texts. Compare each place with lengths[:, None] to get a mask.") from None
+        got = expect_tensor(answer, (shape[0], shape[2]), f"The result for x of shape {shape}")
         expect(torch.equal(x, before[0]) and torch.equal(lengths, before[1]),
                "Your function changed what it was given. Write into a new tensor, for example with masked_fill.")
         right = torch.stack([row[:length].mean(dim=0) for row, length in zip(x, sizes)])
@@ -169,7 +175,6 @@ def _pooling_mistake(got: Tensor, x: Tensor, lengths: Tensor) -> str:
 
 @exercise("6.4", "A classifier can move to a place where spam is rarer, without any training.")
 def exercise_4(shift_prior: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    torch.manual_seed(0)
     cases = [  # as many texts as classes first: there, weights along the wrong dimension give an answer too
         (2, (0.7, 0.3), (0.9, 0.1)), (3, (0.5, 0.3, 0.2), (0.2, 0.2, 0.6)), (5, (0.6, 0.4), (0.1, 0.9)),
         (4, (0.2, 0.5, 0.3), (0.2, 0.5, 0.3)), (1, (0.4, 0.4, 0.1, 0.1), (0.25, 0.25, 0.5, 0.0)),
@@ -215,9 +220,9 @@ def _prior_mistake(got: Tensor, p: Tensor, old: Tensor, new: Tensor) -> str:
         (weighted / weighted.sum(dim=0), "Now the columns add up to 1. Divide each row by its sum: dim=-1, "
                                          "keepdim=True."),
         (weighted / weighted.sum(), "You divided by the sum over all texts. Each row has its own sum."),
+        (F.normalize(weighted, dim=-1), "You divided by the root of the sum of squares. Divide by the sum."),
         (weighted.softmax(dim=-1), "You used softmax to renormalise. Divide by the sum: these are no logits."),
         (p * _rows(weights), "You renormalised the factors. Renormalise the products, each row."),
-        (_rows(p * weights.flip(0)), "The classes' factors are in reverse order."),
     ]
     if len(p) == p.shape[1]:
         sums = weighted.sum(dim=-1)
@@ -231,7 +236,12 @@ def _prior_mistake(got: Tensor, p: Tensor, old: Tensor, new: Tensor) -> str:
 def exercise_5(calibration_error: Callable[[Tensor, Tensor, int], float]) -> None:
     for probabilities, right, bins, where in _answers():
         given = probabilities.clone(), right.clone()
-        got = expect_number(calibration_error(*given, bins), "The error")
+        try:
+            answer = calibration_error(*given, bins)
+        except IndexError as error:
+            raise Wrong(f"{where} your code stops: {error}. Bins are numbered from 0 to {bins - 1}, and an edge "
+                        "belongs to the bin below it, so that a probability of 1 is in the last one.") from None
+        got = expect_number(answer, "The error")
         expect(torch.equal(given[0], probabilities) and torch.equal(given[1], right),
                "Your function changed what it was given: compute new tensors.")
         places = (probabilities * bins).ceil().long() - 1
@@ -298,7 +308,6 @@ def _calibration_mistakes(p: Tensor, right: Tensor, places: Tensor, bins: int) -
         ((p.double() - truth).square().mean().item(), "That is the Brier score, the mean square of each answer."),
         (100 * whole, "That is in per cent: return a share between 0 and 1."),
         (_gaps(p, right, below), "Some answers are in the wrong bin. " + edge),
-        (_gaps(p, right, below.clamp(max=bins - 1)), "Some answers are in the wrong bin. " + edge),
         (_gaps_between(p, right, bins, torch.ge, torch.le), "Answers at an edge count twice. " + edge),
         (_gaps_between(p, right, bins, torch.gt, torch.lt), "Answers at an edge are in no bin of yours. " + edge),
         (_gaps(p, right, (p * bins).round().long()), "You rounded to the nearest edge. Bins lie between edges."),
@@ -307,6 +316,4 @@ def _calibration_mistakes(p: Tensor, right: Tensor, places: Tensor, bins: int) -
     if inner.any():
         kept = _gaps(p[inner], right[inner], below[inner])
         mistakes += [(kept, lost), (kept * inner.double().mean().item(), lost)]
-    else:
-        mistakes.append((0.0, lost))
     return mistakes

@@ -25,10 +25,14 @@ PUBLIC = {
     "training": ["TrainingConfig", "train", "next_token_loss", "evaluate", "save_model", "load_model"],
     "llama": ["LlamaConfig", "Llama"],
     "open_weights": ["load_pretrained", "Chat", "format_chat"],
+    "token_files": ["write_token_files", "TokenFiles", "TokenWindows"],
+    "checkpoints": ["Checkpoints"],
+    "parallel": ["Team"],
 }
-HEADLESS = ("generation", "open_weights")  # nbdev writes a docstring to a notebook's first module only
+HEADLESS = ("generation", "open_weights", "parallel")  # nbdev writes a docstring to a notebook's first module only
 WITHOUT_TENSORS = {"fetch", "load_tokenizer", "train_bpe", "GPTConfig", "TrainingConfig", "train", "evaluate",
-                   "save_model", "load_model", "LlamaConfig", "load_pretrained", "Chat", "format_chat"}
+                   "save_model", "load_model", "LlamaConfig", "load_pretrained", "Chat", "format_chat",
+                   "write_token_files", "TokenFiles", "Checkpoints", "Team"}
 SHAPE = re.compile(r"\((?:batch|n|n_layers|context_length|batch_size|\.\.\.)(?:, [\w *+]+)*,?\)")
 
 
@@ -146,7 +150,8 @@ def sources(folder: str) -> dict[str, ast.Module]:
 
 def test_everything_imported_is_listed():
     listed = {Requirement(line).name.lower() for line in PYPROJECT["project"]["dependencies"]}
-    optional = {"huggingface_hub", "tokenizers", "ipywidgets"}  # the code says how to install them, or does without
+    # the code says how to install these, or does without
+    optional = {"huggingface_hub", "tokenizers", "ipywidgets", "pyarrow"}
     for path, tree in sources("llmbook").items():
         assert imported(tree) - optional <= {*listed, "cycler"}, path
     for path in CHAPTERS:
@@ -174,7 +179,7 @@ def test_ruff_finds_nothing():
 
 # --- README and CI -----------------------------------------------------------------------------------------------
 
-def test_the_readme_names_every_chapter_and_its_example_runs():
+def test_the_readme_names_every_chapter_and_its_examples_run(tmp_path, monkeypatch):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
         assert f"notebooks/{path.name})" in text, f"README does not link {path.name}"
@@ -184,9 +189,12 @@ def test_the_readme_names_every_chapter_and_its_example_runs():
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (ROOT / link).exists(), f"README links {link}, which does not exist"
     examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 2
-    for example in examples:
-        exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+    assert len(examples) == 3
+    monkeypatch.chdir(tmp_path)  # one of them writes checkpoints
+    names = {"__name__": "readme"}
+    for example in examples:  # one after the other, as a reader runs them
+        exec(compile(example, "README.md", "exec"), names)
+    assert (tmp_path / "runs" / "first" / "step-00000150").is_dir()
 
 
 def test_ci_runs_the_readme_s_test_command():

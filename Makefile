@@ -33,6 +33,8 @@ bench: $(READY)  ## speed beside other implementations, on a quiet machine (slow
 	env -u GOMP_SPINCOUNT $(BIN)/python -m tests.benchmarks.open_weights
 	$(BIN)/python -m tests.benchmarks.classification --everything 1
 	$(BIN)/python -m tests.benchmarks.instructions --unmasked 1
+	env -u GOMP_SPINCOUNT $(BIN)/python -m tests.benchmarks.checkpoints
+	$(BIN)/python -m tests.benchmarks.token_files
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build

@@ -434,7 +434,9 @@ def score_responses(entries: pd.DataFrame, responses: Sequence[str]) -> pd.DataF
 def finetune_instructions(model: nn.Module, training: InstructionDataset,
                           validation: InstructionDataset | None = None, epochs: int = 1,
                           batch_size: int = 8, learning_rate: float = 2e-4,
-                          mask_prompt: bool = True, seed: int = 0, **settings: Any) -> History:
+                          mask_prompt: bool = True, seed: int = 0,
+                          checkpoints: Any = None, on_step: Any = None,
+                          **settings: Any) -> History:
     """Train a model in place, by `llmbook.training.train`, to give the responses of a dataset.
 
     Args:
@@ -444,6 +446,7 @@ def finetune_instructions(model: nn.Module, training: InstructionDataset,
         epochs: passes over the training entries.
         batch_size, seed: see `instruction_loader`. learning_rate: the highest one.
         mask_prompt: learn the responses only; False: the prompts' tokens too.
+        checkpoints, on_step: see `train`.
         settings: further settings of `TrainingConfig`.
 
     Returns the history. The validation loss is always that of the responses alone.
@@ -453,7 +456,7 @@ def finetune_instructions(model: nn.Module, training: InstructionDataset,
     loader = instruction_loader(training, batch_size, True, seed, mask_prompt)
     held_out = None if validation is None else instruction_loader(validation, 16, shuffle=False)
     config = _config_for(loader, epochs, learning_rate, settings)
-    return train(model, loader, response_loss, config, held_out)
+    return train(model, loader, response_loss, config, held_out, checkpoints, on_step)
 
 # %% ../notebooks/07_instructions.ipynb #62d42a4c
 class OllamaJudge:

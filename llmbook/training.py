@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .devices import autocast, best_device, without_weights
+from .devices import autocast, without_weights
+from .parallel import Team, is_first, lost_processes_explained, whole_state, whole_tensor
 
 LossFunction = Callable[..., Tensor]  # loss_fn(model, *batch) -> scalar
 
@@ -86,6 +87,7 @@ class TrainingConfig:
         eval_every, eval_batches: steps between evaluations (the last step always has one), and
             batches for each, all of them if None.
         precision, device: see `llmbook.devices`; the best device there is if None.
+        parallel: under torchrun, "ddp" or "fsdp" (appendix D); one process needs neither.
         progress: show a progress bar.
 
     Raises ValueError for a number out of range.
@@ -103,6 +105,7 @@ class TrainingConfig:
     eval_batches: int | None = None
     precision: str = "auto"
     device: str | None = None
+    parallel: str = "ddp"
     progress: bool = True
 
     def __post_init__(self):
@@ -181,24 +184,25 @@ def _endless(loader: Iterable) -> Iterator:
                              "batch_size, and a list or DataLoader rather than an iterator")
 
 # %% ../notebooks/05a_pretraining.ipynb #ece49da9
-def _accumulate(model: nn.Module, batches: Iterator, loss_fn: LossFunction,
-                config: TrainingConfig, device: torch.device) -> tuple[float, int]:
+def _accumulate(model: nn.Module, batches: Iterator, compute: LossFunction,
+                config: TrainingConfig, team: Team) -> tuple[float, int]:
     """Add up the gradients of one step; returns the mean loss and the number of examples."""
     total, examples = 0.0, 0
-    for _ in range(config.accumulation_steps):
-        batch = [tensor.to(device, non_blocking=True) for tensor in next(batches)]
-        with autocast(device, config.precision):
-            loss = loss_fn(model, *batch)
-        (loss / config.accumulation_steps).backward()
+    for part in range(1, config.accumulation_steps + 1):
+        batch = [tensor.to(team.device, non_blocking=True) for tensor in next(batches)]
+        with team.part(last=part == config.accumulation_steps):
+            with autocast(team.device, config.precision):
+                loss = compute(model, *batch)
+            (loss / config.accumulation_steps).backward()
         total, examples = total + float(loss.detach()), examples + len(batch[0])
-    return total / config.accumulation_steps, examples
+    return team.mean(total / config.accumulation_steps), examples
 
 # %% ../notebooks/05a_pretraining.ipynb #3fd48620
 def _update(optimizer: torch.optim.Optimizer, loss: float, step: int,
             config: TrainingConfig) -> dict[str, float]:
     """Clip and step, unless a number is not finite; returns the learning rate and gradient norm."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = float(nn.utils.clip_grad_norm_(parameters, config.max_norm or math.inf))
+    norm = float(whole_tensor(nn.utils.clip_grad_norm_(parameters, config.max_norm or math.inf)))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise FloatingPointError(f"step {step + 1}: loss {loss}, gradient norm {norm}: lower the "
                                  f"learning_rate ({config.learning_rate}) or look at this batch")
@@ -209,9 +213,40 @@ def _update(optimizer: torch.optim.Optimizer, loss: float, step: int,
     optimizer.zero_grad(set_to_none=True)
     return {"learning_rate": rate, "gradient_norm": norm}
 
+# %% ../notebooks/05a_pretraining.ipynb #7d5prepare
+def _prepare(model: nn.Module, loss_fn: LossFunction, config: TrainingConfig,
+             team: Team) -> tuple[LossFunction, torch.optim.Optimizer]:
+    """What to call for a batch's loss, and the optimizer."""
+    model.to(team.device).train()
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("the model has no trainable parameter: set requires_grad on some")
+    compute = team.share(model, loss_fn)
+    optimizer = torch.optim.AdamW(decay_groups(model, config.weight_decay), betas=config.betas,
+                                  fused=team.device.type in ("cpu", "cuda"))
+    return compute, optimizer
+
+# %% ../notebooks/05a_pretraining.ipynb #7d5steps
+def _steps(model: nn.Module, loader: Iterable, compute: LossFunction,
+           optimizer: torch.optim.Optimizer, history: History, config: TrainingConfig,
+           team: Team) -> Iterator[dict[str, float]]:
+    """Take the steps that the history does not hold yet; adds each one's record and yields it."""
+    done, batches = len(history.steps), _endless(loader)
+    examples, seconds = (history.steps[-1][name] if done else 0 for name in ("examples", "seconds"))
+    bar = tqdm(range(done, config.max_steps), initial=done, total=config.max_steps, unit="step",
+               disable=not (config.progress and team.leads))
+    for step in bar:
+        start = time.perf_counter()
+        loss, count = _accumulate(model, batches, compute, config, team)
+        record = {"step": step + 1, "loss": loss, **_update(optimizer, loss, step, config)}
+        examples, seconds = examples + count, seconds + time.perf_counter() - start
+        history.steps.append({**record, "examples": examples, "seconds": seconds})
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        yield history.steps[-1]
+
 # %% ../notebooks/05a_pretraining.ipynb #568f10b0
 def train(model: nn.Module, train_loader: Iterable, loss_fn: LossFunction, config: TrainingConfig,
-          val_loader: Iterable | None = None) -> History:
+          val_loader: Iterable | None = None, checkpoints: Any = None,
+          on_step: Callable[[dict[str, float]], None] | None = None) -> History:
     """Train a model in place with AdamW. The one training loop of this book.
 
     Args:
@@ -219,34 +254,34 @@ def train(model: nn.Module, train_loader: Iterable, loss_fn: LossFunction, confi
         train_loader: yields tuples of tensors; a batch has as many examples as its first dimension.
         loss_fn: `loss_fn(model, *batch)` returns a scalar to minimise, such as `next_token_loss`.
         val_loader: its mean loss is measured every `config.eval_every` steps.
+        checkpoints: a `llmbook.checkpoints.Checkpoints`: writes them, and goes on from the newest.
+        on_step: called with each step's record, as in the history.
 
-    Returns the history. Ctrl-C ends the run and returns the history so far.
-    Raises FloatingPointError if a loss or gradient is not finite (that step has not touched the
-    weights), ValueError if the loader gives no batch or no parameter is trainable.
+    Returns the history, also after Ctrl-C. Raises FloatingPointError for a loss or gradient that is
+    not finite (before the weights are touched), ValueError for no batch or nothing to train.
     """
-    device = torch.device(config.device or best_device())
-    model.to(device).train()
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError("the model has no trainable parameter: set requires_grad on some")
-    optimizer = torch.optim.AdamW(decay_groups(model, config.weight_decay), betas=config.betas,
-                                  fused=device.type in ("cpu", "cuda"))
-    batches, history, seconds, examples = _endless(train_loader), History(), 0.0, 0
+    team, history = Team(config.device, config.parallel), History()
+    compute, optimizer = _prepare(model, loss_fn, config, team)
+    if checkpoints is not None:
+        train_loader = checkpoints.begin(model, optimizer, train_loader, history, config, team,
+                                         val_loader)
     try:
-        bar = tqdm(range(config.max_steps), disable=not config.progress, unit="step")
-        for step in bar:
-            start = time.perf_counter()
-            loss, count = _accumulate(model, batches, loss_fn, config, device)
-            record = {"step": step + 1, "loss": loss, **_update(optimizer, loss, step, config)}
-            examples, seconds = examples + count, seconds + time.perf_counter() - start
-            history.steps.append({**record, "examples": examples, "seconds": seconds})
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            last = step + 1 == config.max_steps
-            if val_loader is not None and (last or (step + 1) % config.eval_every == 0):
-                history.steps[-1]["val_loss"] = evaluate(
-                    model, val_loader, loss_fn, config.eval_batches, config.precision)
+        with lost_processes_explained(team):
+            for record in _steps(model, train_loader, compute, optimizer, history, config, team):
+                last = record["step"] == config.max_steps
+                if val_loader is not None and (last or record["step"] % config.eval_every == 0):
+                    record["val_loss"] = evaluate(model, val_loader, compute, config.eval_batches,
+                                                  config.precision)
+                if on_step is not None and team.leads:
+                    on_step(record)
+                if checkpoints is not None and checkpoints.after_step(last):
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
         history.interrupted = True
-    optimizer.zero_grad(set_to_none=True)
+    finally:
+        optimizer.zero_grad(set_to_none=True)
+        if checkpoints is not None:
+            checkpoints.end()
     return history
 
 # %% ../notebooks/05a_pretraining.ipynb #a16468ad
@@ -289,8 +324,11 @@ def save_model(model: nn.Module, folder: str | Path, layout: str = "llmbook") ->
     if kind not in _MODEL_CLASSES:
         raise ValueError(f"load_model would not know the class {kind}: "
                          f"call register_model({kind}, its config class) first")
+    state = whole_state(model)  # of several processes, all must come here, and the first writes
+    if not is_first():
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    weights = write_weights(model.state_dict(), folder)
+    weights = write_weights(state, folder)
     description = {"model": kind, "config": asdict(model.config), "weights": weights.name}
     replace_file(folder / "config.json", (json.dumps(description, indent=2) + "\n").encode())
     for old in folder.glob("model-*.safetensors"):

@@ -105,6 +105,29 @@ MUTATIONS = {
     "a changed model is saved": (
         "training", "if misfits := _misfits(empty.state_dict(), model.state_dict()):",
         "if misfits := '':", ["open_weights"]),
+    "checkpoint: what AdamW remembers is not restored": (
+        "checkpoints", 'if p in of_group and f"optimizer.exp_avg.{name}" in names:', "if False:", ["checkpoints"]),
+    "checkpoint: the place in the data is not restored": (
+        "checkpoints", 'self.loader.restore(about["place"])', "pass", ["checkpoints"]),
+    "checkpoint: random states are not restored": (
+        "checkpoints", 'self.loader.restore(about["place"])\n        set_random_states(about["random"])',
+        'self.loader.restore(about["place"])', ["checkpoints"]),
+    "checkpoint: a changed setting is let through": (
+        "checkpoints", "if changed := changed_settings(", "if changed := (lambda *_: [])(", ["checkpoints"]),
+    "checkpoint: damage is not looked for": (
+        "checkpoints", "if _checksum(checkpoint / name) != checksum:", "if False:", ["checkpoints"]),
+    "checkpoint: a failed write ends the run": (
+        "checkpoints", "if writing is not None and (error := writing.exception()):",
+        "if writing is not None and (error := writing.result()):", ["checkpoints"]),
+    "team: a process with more rows weighs no more": (
+        "parallel", " * (len(mine[0]) * self.size / rows)", "", ["parallel"]),
+    "team: each begins with its own weights": (
+        "parallel", "dist.broadcast(tensor.detach(), src=0)", "pass", ["parallel"]),
+    "windows: targets are the inputs": (
+        "token_files", "ids[:, 1:].contiguous()", "ids[:, :-1].contiguous()", ["token_files"]),
+    "windows: shares ignored": (
+        "token_files", "random.choice(len(files), batch_size, p=shares)", "random.choice(len(files), batch_size)",
+        ["token_files"]),
 }
 
 

@@ -7,8 +7,8 @@ __all__ = ['FORMAT', 'NOT_COMPARED', 'WRITE_ERRORS', 'WHOLE_NUMBERS', 'random_st
            'named_tensors', 'optimizer_tensors', 'prepare_optimizer', 'describe_loader', 'describe_run',
            'changed_settings', 'write_part', 'problem_with', 'tensor_names', 'read_tensors', 'part_number',
            'history_tensors', 'history_records', 'CheckpointFolder', 'step_of', 'publish', 'unfinished', 'remove',
-           'sync_folder', 'own_folder', 'clean', 'RunState', 'Writer', 'StopSignals', 'Clock', 'report_failure',
-           'RunKeeper', 'Checkpoints']
+           'sync_folder', 'own_folder', 'clean', 'RunState', 'Writer', 'step_back', 'StopSignals', 'release', 'Clock',
+           'report_failure', 'RunKeeper', 'Checkpoints']
 
 # %% ../notebooks/D_training.ipynb #48536b01
 import json
@@ -17,6 +17,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -219,8 +220,9 @@ def problem_with(checkpoint: Path) -> str | None:
         checksum = about.pop("checksum")
         if zlib.crc32(json.dumps(about).encode()) != checksum:
             return "the content of checkpoint.json is not what was written"
-        if about["format"] != FORMAT:
-            return f"its format is {about['format']}, this version of llmbook reads {FORMAT}"
+        if about["format"] != FORMAT:  # not damage
+            raise RuntimeError(f"{checkpoint} has format {about['format']}, this llmbook reads "
+                               f"{FORMAT}: use the version that wrote it")
         for name, (wanted, checksum) in about["parts"].items():
             size = (checkpoint / name).stat().st_size
             if size != wanted:
@@ -229,6 +231,8 @@ def problem_with(checkpoint: Path) -> str | None:
                 return f"the content of {name} is not what was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
+    except PermissionError:  # no damage either
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"checkpoint.json: {type(error).__name__}: {error}"
     return None
@@ -369,15 +373,17 @@ def remove(checkpoints: Iterable[Path]) -> None:
             os.replace(checkpoint, hidden)
             shutil.rmtree(hidden)
 
-
+# %% ../notebooks/D_training.ipynb #4ab38731
 def sync_folder(folder: Path) -> None:
     """Bring a renaming in a folder to the disk, where the system can."""
-    with suppress(OSError):  # Windows does not open folders
+    try:
         number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+    except OSError:  # Windows does not open folders
+        return
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 # %% ../notebooks/D_training.ipynb #fed3a44f
 def own_folder(folder: CheckpointFolder) -> FileLock:
@@ -447,7 +453,7 @@ class Writer:
 
     def __init__(self, folder: CheckpointFolder, team: Team):
         self.folder, self.team = folder, team
-        self.thread, self.writing = ThreadPoolExecutor(1), None
+        self.thread, self.writing = ThreadPoolExecutor(1, initializer=step_back), None
 
     def write(self, run: RunState) -> None:
         self.finish()  # of the one before: never more than one copy in memory
@@ -483,6 +489,13 @@ class Writer:
             report_failure(self.folder, self.step, error)
 
 # %% ../notebooks/D_training.ipynb #d942135c
+def step_back() -> None:
+    """Let this thread work when others do not want the processor. (Linux knows threads apart.)"""
+    with suppress(OSError, AttributeError):
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
 class StopSignals:
     """Notices the first Ctrl-C or SIGTERM, to end a run in order; a second ends it at once.
 
@@ -507,6 +520,17 @@ class StopSignals:
             signal.signal(*self.before.popitem())
 
 # %% ../notebooks/D_training.ipynb #fcd9d984
+def release(writer: Writer, signals: StopSignals, lock: FileLock | None) -> None:
+    """Wait for the disk; then, even if that is interrupted, give back what the run has taken."""
+    try:
+        writer.finish()
+    finally:
+        writer.thread.shutdown(wait=False)
+        signals.restore()
+        if lock is not None:
+            lock.release()
+
+
 class Clock:
     """Says when a checkpoint is due: every so many steps, or minutes after the last one."""
 
@@ -568,10 +592,7 @@ class RunKeeper(CheckpointFolder):
 
     def end(self) -> None:
         """Wait until all is on the disk."""
-        self.writer.finish()
-        self.signals.restore()
-        if self.lock is not None:
-            self.lock.release()
+        release(self.writer, self.signals, self.lock)
 
 # %% ../notebooks/D_training.ipynb #9a1cf4c1
 class Checkpoints(RunKeeper):
@@ -580,7 +601,7 @@ class Checkpoints(RunKeeper):
     Args:
         folder: one for each run. `train` goes on from its newest whole checkpoint, if there is one.
         every_steps, every_minutes: when to write one; every 10 minutes if both are None. One more
-            follows the last step, and the step during which Ctrl-C or SIGTERM arrives.
+            follows the last step and, of one process, that during which Ctrl-C or SIGTERM arrives.
         keep: so many of the newest are kept.
         allow: settings that may differ from the checkpoint's, such as "learning_rate".
 

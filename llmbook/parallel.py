@@ -78,7 +78,7 @@ class Team(Processes):
         """Prepare a model; returns what to call in place of `loss_fn`, with the same arguments.
 
         It gives this process's share of a batch's loss. Its backward pass leaves the gradients of
-        the whole batch. Of one process it is `loss_fn` itself.
+        the mean over the batch's rows. Of one process it is `loss_fn` itself.
         """
         if self.size == 1:
             return loss_fn
@@ -106,20 +106,30 @@ class _Share(nn.Module):
 
     def __init__(self, model: nn.Module, loss_fn: Callable[..., Tensor], team: Team):
         super().__init__()
-        self.model, self.loss_fn, self.rank, self.size = model, loss_fn, team.rank, team.size
+        self.model, self.loss_fn, self.team, self.checked = model, loss_fn, team, False
 
     def forward(self, *batch: Tensor) -> Tensor:
         if not self.model.training:  # an evaluation: every process reads all of it
             return self.loss_fn(self.model, *batch)
-        rows = len(batch[0])
-        if rows < self.size:
-            raise ValueError(f"a batch of {rows} cannot be split among {self.size} processes: "
-                             "raise batch_size, or leave out the last batch (drop_last)")
-        mine = [tensor[self.rank :: self.size] for tensor in batch]
+        rows, rank, size = len(batch[0]), self.team.rank, self.team.size
+        if rows < size:
+            raise ValueError(f"a batch of {rows} cannot be split among {size} processes: raise "
+                             "batch_size, or leave out the last batch (drop_last)")
+        if not self.checked and not _is_the_same_in(self.team, batch[0]):
+            raise ValueError(f"the {size} processes got different batches: give the loader a seed")
+        self.checked = True
+        mine = [tensor[rank::size] for tensor in batch]
         # The wrappers average over processes. Where one has a row more, it must weigh more.
-        return self.loss_fn(self.model, *mine) * (len(mine[0]) * self.size / rows)
+        return self.loss_fn(self.model, *mine) * (len(mine[0]) * size / rows)
 
 
+def _is_the_same_in(team: Team, tensor: Tensor) -> bool:
+    """By a number that other content, or another order, would hardly have."""
+    numbers = tensor.detach().flatten().cpu().double()
+    found = float(numbers @ torch.arange(1, len(numbers) + 1, dtype=torch.float64).sin())
+    return len({other for [other] in team.gather([found])}) == 1
+
+# %% ../notebooks/D_training.ipynb #06db3d5b
 def _shard(module: nn.Module, team: Team) -> None:
     """Leave each process its rows of every parameter. A block's whole weights exist only while
     that block computes; so each block is a unit of its own, and the rest is one more."""

@@ -751,3 +751,35 @@ def test_load_refuses_another_model(folder, changes):
     train(gpt(), loader(), next_token_loss, quick(1), checkpoints=Checkpoints(folder))
     with pytest.raises(ValueError, match="another model"):
         Checkpoints(folder).load(gpt(**changes))
+
+
+def test_another_format_and_a_closed_file_are_no_damage(folder, monkeypatch):
+    """Else the next run would take the checkpoint before, and remove this one."""
+    train(gpt(), loader(), next_token_loss, quick(4), checkpoints=Checkpoints(folder, every_steps=2))
+    monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
+    with pytest.raises(RuntimeError, match=r"step-00000004 has format 1, this llmbook reads 2: use the version"):
+        Checkpoints(folder).newest()
+    monkeypatch.undo()
+
+    def closed(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(module, "_checksum", closed)
+    with pytest.raises(PermissionError):
+        Checkpoints(folder).newest()
+    assert steps_kept(folder) == [2, 4]
+
+
+def test_an_end_that_is_interrupted_gives_back_the_folder_and_the_signals(folder, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def interrupted(writer):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.Writer, "finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(gpt(), loader(), next_token_loss, quick(1), checkpoints=Checkpoints(folder, every_steps=2))
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGTERM) is before
+    train(gpt(), loader(), next_token_loss, quick(2), checkpoints=Checkpoints(folder, every_steps=2))
+    assert steps_kept(folder) == [2]

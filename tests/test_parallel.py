@@ -127,6 +127,12 @@ def test_a_batch_too_small_to_split_says_what_to_do(together, way):
                                           "out the last batch (drop_last)")
 
 
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_processes_that_shuffle_in_their_own_ways_are_noticed(together, way):
+    for report in together.reports:
+        assert report[f"{way}-unseeded"] == "the 2 processes got different batches: give the loader a seed"
+
+
 @pytest.mark.parametrize("way, dies, how", [("ddp", 1, signal.SIGKILL), ("ddp", 0, signal.SIGKILL),
                                             ("fsdp", 1, signal.SIGKILL), ("ddp", 1, signal.SIGSTOP)])
 def test_who_loses_another_says_so_at_once(tmp_path, way, dies, how):

@@ -332,6 +332,11 @@ def all_of_a_team(out: str) -> None:
             train(team_model(), loader(1), next_token_loss, team_config(2, parallel=way))
         except ValueError as error:
             report[f"{way}-small"] = str(error)
+        model, _ = team_model(), torch.manual_seed(rank)  # an unseeded loader shuffles in each in another way
+        try:
+            train(model, loader(7, seed=None), next_token_loss, team_config(2, parallel=way))
+        except ValueError as error:
+            report[f"{way}-unseeded"] = str(error)
     write_json(folder / f"rank-{rank}.json", report)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from llmbook import instructions, training
+from llmbook.checkpoints import Checkpoints
 from llmbook.classification import LengthBatches, split_by_key, text_key
 from llmbook.devices import autocast
 from llmbook.generation import generate
@@ -560,8 +561,8 @@ def test_the_book_s_training_loop_is_used(calls):
     model, dataset = language_model(), InstructionDataset(some_entries(20), CHAT, 96)
     held_out = InstructionDataset(some_entries(19, seed=1), CHAT, 96)
     history = finetune_instructions(model, dataset, held_out, epochs=3, batch_size=3, seed=4, **QUICK)
-    called, loader, loss, config, val_loader = calls[0]
-    assert len(calls) == 1 and called is model and loss is response_loss
+    called, loader, loss, config, val_loader, *others = calls[0]
+    assert len(calls) == 1 and others == [None, None] and called is model and loss is response_loss
     assert (config.max_steps, config.warmup_steps, config.eval_every, config.learning_rate) == (21, 2, 7, 2e-4)
     expected = instruction_loader(dataset, 3, True, 4)
     for _ in range(3):
@@ -601,11 +602,28 @@ def test_the_mask_is_for_training_and_never_for_the_validation(calls):
     counted = sum(len(ids) - prompt_tokens for ids, prompt_tokens in dataset.rows)
     for mask, expected in ((True, counted), (False, tokens)):
         finetune_instructions(language_model(), dataset, dataset, mask_prompt=mask, **QUICK)
-        _, loader, _, _, val_loader = calls[-1]
+        _, loader, _, _, val_loader, *_ = calls[-1]
         assert sum(int((targets != -100).sum()) for _, targets in loader) == expected
         assert sum(int((targets != -100).sum()) for _, targets in val_loader) == counted
     finetune_instructions(language_model(), dataset, **QUICK)
     assert sum(int((targets != -100).sum()) for _, targets in calls[-1][1]) == counted  # masked unless told otherwise
+
+
+def test_it_tells_of_each_step_and_goes_on_from_a_checkpoint(tmp_path):
+    dataset, told = InstructionDataset(some_entries(20), CHAT, 96), []
+    whole, pieces = language_model(), language_model()
+    finetune_instructions(whole, dataset, epochs=2, **QUICK)
+
+    def stop(record):
+        told.append(record["step"])
+        if told == [1, 2]:
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        finetune_instructions(pieces, dataset, epochs=2, checkpoints=Checkpoints(tmp_path, every_steps=1),
+                              on_step=stop, **QUICK)
+    assert told == [1, 2, 2, 3, 4, 5, 6]  # the second step was not on the disk yet
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), pieces.parameters()))
 
 
 def test_the_seed_decides_the_run():

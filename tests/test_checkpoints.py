@@ -783,3 +783,18 @@ def test_an_end_that_is_interrupted_gives_back_the_folder_and_the_signals(folder
     assert signal.getsignal(signal.SIGTERM) is before
     train(gpt(), loader(), next_token_loss, quick(2), checkpoints=Checkpoints(folder, every_steps=2))
     assert steps_kept(folder) == [2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows threads apart")
+def test_the_writing_thread_steps_back_and_the_training_does_not(folder, monkeypatch):
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def watched(*given):
+        writing.append(priority())
+        return whole(*given)
+
+    writing, whole, before = [], module.save_file, priority()
+    monkeypatch.setattr(module, "save_file", watched)
+    train(gpt(), loader(), next_token_loss, quick(4), checkpoints=Checkpoints(folder, every_steps=2))
+    assert writing == [19, 19] and priority() == before

@@ -272,7 +272,7 @@ def _read(classifier: TextClassifier, texts: "PreparedTexts") -> Iterator[tuple]
     device, was_training = next(classifier.parameters()).device, classifier.training
     classifier.eval()
     try:
-        for places in LengthBatches([len(row) for row in texts.inputs], 32, shuffle=False):
+        for places in LengthBatches([len(row) for row in texts.inputs], 16, shuffle=False):
             padded, lengths, _ = collate_texts([(texts.inputs[place], 0) for place in places])
             with autocast(device):
                 logits = _logits(classifier, padded.to(device), lengths, texts.blocks)

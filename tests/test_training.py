@@ -29,6 +29,7 @@ from llmbook.training import (
     save_model,
     train,
 )
+from tests import training_script as script
 
 SIZES = GPTConfig(vocab_size=11, context_length=8, d_model=16, n_heads=2, n_layers=2, dropout=0.0)
 
@@ -308,28 +309,17 @@ def test_an_interrupted_save_leaves_the_old_model(tmp_path, monkeypatch, functio
 
 
 def test_a_killed_save_leaves_a_whole_model(tmp_path):
-    script = f"""
-import torch
-from tests.test_training import small
-from llmbook.training import save_model
-model = small(d_model=64, vocab_size=2000)
-number = 0
-while True:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(number)
-    save_model(model, {str(tmp_path)!r})
-    number += 1
-    print(number, flush=True)
-"""
-    for pause in (0.0, 0.003, 0.011, 0.017):
-        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-        saved = [process.stdout.readline() for _ in range(3)]
+    for number, pause in enumerate((0.0, 0.001, 0.003, 0.006, 0.009, 0.013, 0.017, 0.021)):
+        printed, folder = tmp_path / f"printed-{number}", tmp_path / f"model-{number}"
+        process = script.forks().start(script.saves_without_end, printed, folder=str(folder))
+        end = time.monotonic() + 60
+        while not printed.exists() or printed.read_text().count("\n") < 3:
+            assert time.monotonic() < end, "it did not save three times"
+            time.sleep(0.002)
         time.sleep(pause)
-        process.kill()
-        process.communicate()
-        assert saved[-1].strip() == "3"
-        values = {float(p.detach().flatten()[0]) for p in load_model(tmp_path).parameters()}
+        os.kill(process, signal.SIGKILL)
+        assert script.forks().wait(process) == -signal.SIGKILL
+        values = {float(p.detach().flatten()[0]) for p in load_model(folder).parameters()}
         assert len(values) == 1 and values.pop() >= 2  # all from one save, the third or a later one
 
 

@@ -134,6 +134,18 @@ def until_a_signal(folder: str, out: str, endless_step: int, workers: int = 0) -
     write_json(out, {"interrupted": history.interrupted, "records": records(history), "restored": before == after})
 
 
+def saves_without_end(folder: str) -> None:
+    """A model over the one before, all of whose weights are the number of the save."""
+    model, number = gpt(vocab_size=2000, d_model=64), 0
+    while True:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(number)
+        save_model(model, folder)
+        number += 1
+        print(number, flush=True)
+
+
 def waits_for_another(out: str, way: str, dies: int, how: int) -> None:
     """One of a team of two, of which the one with rank `dies` gets the signal `how` at its fourth step."""
     def loss(model, *batch):

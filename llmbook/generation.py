@@ -71,25 +71,31 @@ def _stream(model: nn.Module, prompts: Tensor, lengths: Tensor, max_new_tokens: 
     (batch, longest), shortest = prompts.shape, int(lengths.min())
     window = unread = prompts[:, :shortest]
     cache = model.new_cache(batch, min(context_length, longest + max_new_tokens))
-    finished, was_training = torch.zeros(batch, dtype=torch.bool, device=device), model.training
+    kept, ended = torch.arange(batch, device=device), torch.zeros_like(lengths, dtype=torch.bool)
+    filler, was_training = stops[0] if len(stops) else 0, model.training
     model.eval()
     try:
         for position in range(shortest, longest + max_new_tokens):
             if cache.length + unread.shape[1] > context_length:  # full: go on with the later half
                 window = unread = window[:, -max(1, context_length // 2) :]
-                cache = model.new_cache(batch, context_length)
-            hidden = model.hidden_states(unread, cache)[:, -1]  # (batch, d_model)
-            new = _choose(model.lm_head(hidden), *choice, generator)  # (batch,)
-            if len(stops):
-                new = torch.where(finished, stops[0], new)  # an ended row goes on with a stop token
+                cache = model.new_cache(len(kept), context_length)
+            hidden = model.hidden_states(unread, cache)[:, -1]  # (rows kept, d_model)
+            new = _choose(model.lm_head(hidden), *choice, generator)  # (rows kept,)
+            new = torch.where(ended, filler, new)
             if position < longest:
                 new = torch.where(position < lengths, prompts[:, position], new)
-            finished |= torch.isin(new, stops) & (position >= lengths)
-            yield new
-            if finished.all():
+            ended |= torch.isin(new, stops) & (position >= lengths)
+            ended |= position + 1 >= lengths + max_new_tokens
+            yield torch.full((batch,), filler, device=device).index_copy(0, kept, new)
+            if ended.all():
                 return
-            unread = new[:, None]
-            window = torch.cat([window, unread], dim=1)
+            window = torch.cat([window, new[:, None]], dim=1)
+            if 4 * ended.sum() >= len(ended):  # drop them: the rest is worth the copying
+                going = ~ended
+                kept, ended, prompts = kept[going], ended[going], prompts[going]
+                lengths, window = lengths[going], window[going]
+                cache.keys, cache.values = cache.keys[:, going], cache.values[:, going]
+            unread = window[:, -1:]
     finally:
         model.train(was_training)
 
@@ -121,7 +127,7 @@ def generate(model: nn.Module, token_ids: Tensor | Sequence[Tensor], max_new_tok
         temperature: 0 takes the likeliest token each time; else, as `top_k` and `top_p`, see
             `filter_logits`.
         stop_tokens: ids that end a row. Generation ends when all rows have ended; until then, an
-            ended row of a tensor is filled with the smallest stop token.
+            ended row of a tensor is filled with the smallest stop token, and is soon not computed.
         seed: makes sampling repeatable on one machine; None uses PyTorch's global random state.
 
     Raises ValueError for a prompt that is empty, too long or outside the vocabulary, and for an

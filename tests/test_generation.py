@@ -98,14 +98,24 @@ def test_stream_yields_what_generate_returns(model):
 
 
 class Script(GPT):
-    """A stand-in whose likeliest next token is scripted: row r says SAYS[r][t] at its t-th new token."""
+    """A stand-in whose likeliest next token is scripted: row r says SAYS[r][t] at its t-th new token. Which row is
+    which, it reads from the cache. `computed` holds how many rows it was asked for, each time."""
 
     SAYS = torch.tensor([[7, 2, 7, 7, 7], [8, 8, 9, 8, 8]])
 
+    def hidden_states(self, token_ids, cache):
+        if not cache.length:
+            self.computed = []
+            cache.keys[:] = torch.arange(len(token_ids)).view(1, -1, 1, 1, 1).float()
+        keys = cache.keys[0, :, :, : token_ids.shape[1]].clone()
+        cache.append(0, keys, keys)
+        self.computed.append(len(token_ids))
+        return keys[:, 0, :, :1]  # (rows, tokens, 1): the row's number
+
     def lm_head(self, hidden):
-        logits = torch.zeros(len(hidden), 23)
-        logits[torch.arange(len(hidden)), self.SAYS[:, self.asked]] = 1.0
-        self.asked += 1
+        rows = hidden[:, 0].long()
+        logits = torch.zeros(len(rows), 23)
+        logits[torch.arange(len(rows)), self.SAYS[rows, len(self.computed) - 1]] = 1.0
         return logits
 
 
@@ -117,8 +127,40 @@ class Script(GPT):
 ])
 def test_stop_tokens_end_a_row_and_then_the_run(stop_tokens, expected):
     model = Script(GPTConfig(vocab_size=23, context_length=12, d_model=16, n_heads=2, n_layers=1))
-    model.asked = 0
     assert generate(model, PROMPT, 5, temperature=0, stop_tokens=stop_tokens)[:, 3:].tolist() == expected
+
+
+@pytest.mark.parametrize("stop_tokens, computed", [([], [2, 2, 2, 2, 2]), ([9], [2, 2, 2, 1, 1]), ([2, 9], [2, 2, 1])])
+def test_rows_that_have_ended_are_not_computed(stop_tokens, computed):
+    model = Script(GPTConfig(vocab_size=23, context_length=12, d_model=16, n_heads=2, n_layers=1))
+    generate(model, PROMPT, 5, temperature=0, stop_tokens=stop_tokens)
+    assert model.computed == computed
+
+
+def test_a_row_with_all_its_new_tokens_is_not_computed_while_longer_ones_go_on(model, monkeypatch):
+    def counted(ids, cache):
+        computed.append(len(ids))
+        return hidden_states(ids, cache)
+
+    computed, hidden_states = [], model.hidden_states
+    monkeypatch.setattr(model, "hidden_states", counted)
+    rows = generate(model, [torch.tensor([2]), torch.tensor([3, 1, 4, 1, 5])], 3, temperature=0)
+    assert computed == [2, 2, 2, 1, 1, 1, 1] and [len(row) for row in rows] == [4, 8]
+
+
+def test_many_rows_that_end_at_different_times_get_what_each_gets_alone(model):
+    torch.manual_seed(0)
+    prompts = [torch.randint(23, (int(length),)) for length in torch.randint(1, 9, (24,))]
+    for limit in (6, 20):  # within the context of 12, and beyond
+        for stops in ([], [3, 7], range(0, 23, 2)):
+            together = generate(model, prompts, limit, temperature=0, stop_tokens=stops)
+            if limit == 6:
+                alone = [generate(model, each[None], limit, temperature=0, stop_tokens=stops)[0] for each in prompts]
+                assert all(map(torch.equal, together, alone))
+            for prompt, row in zip(prompts, together, strict=True):
+                new = row[len(prompt):].tolist()
+                assert torch.equal(row[: len(prompt)], prompt) and 0 < len(new) <= limit
+                assert not set(new[:-1]) & set(stops) and (len(new) == limit or new[-1] in stops)
 
 
 def test_beyond_the_context_the_later_half_goes_on(model):

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Sampler
 from .devices import autocast
 from .gpt import GPT, GPTConfig
 from .llama import Llama, LlamaConfig, _rotation
-from .open_weights import Tokenizer
+from .formats.tokenizers import Tokenizer
 from .training import History, TrainingConfig, train
 
 # %% ../notebooks/06_classification.ipynb #aa91fc86

@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from .classification import LengthBatches, _config_for, split_by_key
 from .generation import generate
-from .open_weights import Tokenizer, format_chat
+from .formats.tokenizers import Tokenizer
+from .open_weights import format_chat
 from .training import History, evaluate, train
 
 # %% ../notebooks/07_instructions.ipynb #b2dc0451

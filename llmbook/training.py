@@ -4,16 +4,14 @@
 
 # %% auto #0
 __all__ = ['LossFunction', 'next_token_loss', 'evaluate', 'TrainingConfig', 'learning_rate_at', 'decay_groups', 'History',
-           'train', 'register_model', 'save_model', 'write_weights', 'replace_file', 'load_model']
+           'train', 'register_model', 'save_model', 'write_weights', 'load_model']
 
 # %% ../notebooks/05a_pretraining.ipynb #76baac52
 import importlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -28,7 +26,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from .devices import autocast, without_weights
-from .parallel import Team, is_first, lost_processes_explained, whole_state, whole_tensor
+from .files import replace_file
+from .scale.team import Team, is_first, lost_processes_explained, whole_state, whole_tensor
 
 LossFunction = Callable[..., Tensor]  # loss_fn(model, *batch) -> scalar
 
@@ -254,7 +253,7 @@ def train(model: nn.Module, train_loader: Iterable, loss_fn: LossFunction, confi
         train_loader: yields tuples of tensors; a batch has as many examples as its first dimension.
         loss_fn: `loss_fn(model, *batch)` returns a scalar to minimise, such as `next_token_loss`.
         val_loader: its mean loss is measured every `config.eval_every` steps.
-        checkpoints: a `llmbook.checkpoints.Checkpoints`: writes them, and goes on from the newest.
+        checkpoints: a `llmbook.scale.checkpoints.Checkpoints`: writes them, and goes on from the newest.
         on_step: called with each step's record, as in the history.
 
     Returns the history, also after Ctrl-C. Raises FloatingPointError for a loss or gradient that is
@@ -316,7 +315,7 @@ def save_model(model: nn.Module, folder: str | Path, layout: str = "llmbook") ->
             raise ValueError(f"this {kind} is not what its config describes ({misfits}): "
                              "save it before it is changed")
     if layout == "huggingface":
-        from llmbook.open_weights import save_for_hugging_face
+        from llmbook.formats.export import save_for_hugging_face
 
         return save_for_hugging_face(model, folder)
     if layout != "llmbook":
@@ -343,20 +342,6 @@ def write_weights(state: Mapping[str, Tensor], folder: Path) -> Path:
     path = folder / f"model-{sha256(content).hexdigest()[:12]}.safetensors"
     replace_file(path, content)
     return path
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it: `path` is never half a file."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # on the disk before the name changes
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
 
 # %% ../notebooks/05a_pretraining.ipynb #a94ff0bb
 def load_model(folder: str | Path, device: torch.device | str = "cpu") -> nn.Module:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 # name: (module, the code as it is, the code broken, the test files that should notice)
 MUTATIONS = {

@@ -39,8 +39,8 @@ from llmbook.gpt import GPT, GPTConfig
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.text import load_tokenizer, train_bpe
 from llmbook.training import load_model, save_model
-from tests.repository import ROOT
-from tests.watched import watched_train
+from tests.support.repository import ROOT
+from tests.support.watched import watched_train
 
 WORDS = "the sea a ship captain wind harbour night rope sail storm gold map island bird salt".split()
 TOKENIZER = train_bpe(" ".join(f"{word} {other}" for word in WORDS for other in WORDS), 300)

@@ -21,7 +21,7 @@ from llmbook.gpt import (
     forward_flops_per_token,
     initialize_weights,
 )
-from tests.token_ids import WRONG_TOKEN_IDS
+from tests.support.token_ids import WRONG_TOKEN_IDS
 
 TINY = GPTConfig(vocab_size=50, context_length=24, d_model=24, n_heads=3, n_layers=3, dropout=0.0, qkv_bias=True)
 SIZES = ("vocab_size", "context_length", "d_model", "n_heads", "n_layers")

@@ -14,7 +14,6 @@ import torch
 from torch.nn import functional as F
 
 from llmbook import instructions, training
-from llmbook.checkpoints import Checkpoints
 from llmbook.classification import LengthBatches, split_by_key, text_key
 from llmbook.devices import autocast
 from llmbook.generation import generate
@@ -43,10 +42,11 @@ from llmbook.instructions import (
     style_for,
 )
 from llmbook.llama import Llama, LlamaConfig
+from llmbook.scale.checkpoints import Checkpoints
 from llmbook.text import train_bpe
 from llmbook.training import TrainingConfig, evaluate, load_model, next_token_loss, save_model
-from tests.repository import ROOT
-from tests.watched import watched_train
+from tests.support.repository import ROOT
+from tests.support.watched import watched_train
 
 WORDS = "the sea a ship captain wind harbour night rope sail storm gold map island bird salt".split()
 TEXT = " ".join(f"{word} {other}" for word in WORDS for other in WORDS)

@@ -22,7 +22,7 @@ from llmbook.llama import (
     rotate,
 )
 from llmbook.training import TrainingConfig, load_model, next_token_loss, save_model, train
-from tests.token_ids import WRONG_TOKEN_IDS
+from tests.support.token_ids import WRONG_TOKEN_IDS
 
 TINY = LlamaConfig(vocab_size=50, context_length=24, d_model=24, n_heads=6, n_kv_heads=2, n_layers=3, d_hidden=40,
                    rope_base=100.0)

@@ -18,25 +18,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from llmbook.assets import fetch
+from llmbook.formats.gguf import GGUFCheckpoint, unpack_q4_1
+from llmbook.formats.quantized import Int4Linear, Int8Linear, _four_bit_codes, quantize
+from llmbook.formats.tokenizers import HubTokenizer
+from llmbook.formats.weight_files import SafetensorsCheckpoint, weights_table
 from llmbook.generation import generate, stream
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.llama import Llama, LlamaConfig
-from llmbook.open_weights import (
-    Chat,
-    GGUFCheckpoint,
-    HubTokenizer,
-    Int4Linear,
-    Int8Linear,
-    SafetensorsCheckpoint,
-    _four_bit_codes,
-    format_chat,
-    load_pretrained,
-    quantize,
-    unpack_q4_1,
-    weights_table,
-)
+from llmbook.open_weights import Chat, format_chat, load_pretrained
 from llmbook.training import load_model, save_model
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 gguf = pytest.importorskip("gguf")
 tokenizers = pytest.importorskip("tokenizers")

@@ -13,7 +13,7 @@ import torch
 
 from llmbook import text as module
 from llmbook.assets import fetch
-from llmbook.corpora import data_folder
+from llmbook.book.corpora import data_folder
 from llmbook.text import (
     END_OF_TEXT,
     GPT2_PATTERN,

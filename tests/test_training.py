@@ -29,7 +29,7 @@ from llmbook.training import (
     save_model,
     train,
 )
-from tests import training_script as script
+from tests.support import training_script as script
 
 SIZES = GPTConfig(vocab_size=11, context_length=8, d_model=16, n_heads=2, n_layers=2, dropout=0.0)
 

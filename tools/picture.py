@@ -5,8 +5,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from llmbook.corpora import data_folder
-from llmbook.figures import BLUE, ORANGE, heatmap, token_strip, use_style
+from llmbook.book.corpora import data_folder
+from llmbook.book.figures import BLUE, ORANGE, heatmap, token_strip, use_style
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.text import make_dataloader, read_text, train_bpe
 from llmbook.training import TrainingConfig, next_token_loss, train

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import regex
 
 from llmbook import text as module
-from llmbook.corpora import python_documentation
+from llmbook.book.corpora import python_documentation
 from llmbook.text import END_OF_TEXT, GPT2_PATTERN, train_bpe
 
 VOCAB_SIZE = 4096

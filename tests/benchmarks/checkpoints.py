@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from llmbook.checkpoints import Checkpoints
-from llmbook.corpora import python_documentation
+from llmbook.book.corpora import python_documentation
 from llmbook.gpt import GPT, GPTConfig, count_parameters
+from llmbook.scale.checkpoints import Checkpoints
+from llmbook.scale.token_files import TokenWindows, write_token_files
 from llmbook.text import load_tokenizer
-from llmbook.token_files import TokenWindows, write_token_files
 from llmbook.training import TrainingConfig, next_token_loss, train
 
 

@@ -17,8 +17,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from llmbook.corpora import data_folder
+from llmbook.book.corpora import data_folder
 from llmbook.devices import best_device
+from llmbook.formats.tokenizers import Tokenizer
 from llmbook.instructions import (
     InstructionDataset,
     finetune_instructions,
@@ -28,7 +29,7 @@ from llmbook.instructions import (
     score_responses,
     split_instructions,
 )
-from llmbook.open_weights import Tokenizer, load_pretrained
+from llmbook.open_weights import load_pretrained
 from llmbook.text import read_text
 from llmbook.training import next_token_loss
 

@@ -17,8 +17,9 @@ import time
 import torch
 
 from llmbook.assets import fetch
+from llmbook.formats.quantized import quantize
 from llmbook.generation import generate
-from llmbook.open_weights import load_pretrained, quantize
+from llmbook.open_weights import load_pretrained
 
 NAME, PROMPT = "smollm2-135m-instruct", "The history of the steam engine begins"
 

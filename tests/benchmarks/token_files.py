@@ -19,9 +19,9 @@ from collections.abc import Iterator
 
 import psutil
 
-from llmbook.corpora import data_folder, python_documentation
+from llmbook.book.corpora import data_folder, python_documentation
+from llmbook.scale.token_files import TokenFiles, TokenWindows, write_token_files
 from llmbook.text import load_tokenizer, read_text
-from llmbook.token_files import TokenFiles, TokenWindows, write_token_files
 
 MB = 1_000_000
 

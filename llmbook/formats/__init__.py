@@ -1,0 +1,1 @@
+"""Files that others use: weights, tokenizers, chat templates; reading and writing them."""

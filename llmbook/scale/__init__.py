@@ -1,0 +1,1 @@
+"""Training that survives and grows: checkpoints, several processes, text larger than memory."""

@@ -1,0 +1,140 @@
+"""The notebooks as stored: executed in order, clean, of one shape, and the only source of the package."""
+
+import ast
+import json
+import re
+
+import pytest
+
+from tests.support.repository import (
+    ADDRESS,
+    CHAPTERS,
+    NOTEBOOKS,
+    ROOT,
+    code_cells,
+    defined_anywhere,
+    defined_names,
+    is_generated,
+    modules,
+    read,
+)
+from tools.export import exported
+
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|Users|work|tmp|private|var|opt|content)/[\w./-]+|[A-Z]:\\\\\w+")
+
+
+def by_name(paths):
+    return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
+
+
+def test_the_package_is_what_the_notebooks_export():
+    sources = exported(ROOT)
+    stored = {name: (ROOT / "llmbook" / f"{name}.py").read_text(encoding="utf-8")
+              for name in modules() if is_generated(name)}
+    assert set(sources) == {f"{name}.py" for name in stored}, "run `make export`"
+    for name, source in stored.items():
+        assert source == sources[f"{name}.py"], f"llmbook/{name}.py is not what its notebook exports: `make export`"
+
+
+def public_names() -> dict[str, str]:
+    """Name -> module for what the package defines and a chapter could define a second time."""
+    return {name: module for module, tree in modules().items() for name in defined_names(tree)
+            if not name.startswith("_") and name != "main"}
+
+
+@by_name(NOTEBOOKS)
+def test_no_notebook_defines_an_exported_name_again(path):
+    names = public_names()
+    for code in code_cells(path):
+        if not code.exported:
+            again = (defined_names(code.tree) | defined_anywhere(code.tree)) & set(names)
+            assert not again, (f"cell {code.number} defines {sorted(again)}, which llmbook exports: import it, "
+                               "or give the draft another name")
+
+
+def test_no_exported_name_has_two_homes():
+    seen: dict[str, str] = {}
+    for module, tree in modules().items():
+        for name in defined_names(tree):
+            if not name.startswith("_") and name != "main":
+                assert seen.setdefault(name, module) == module, f"{name} is defined in {seen[name]} and {module}"
+
+
+@by_name(NOTEBOOKS)
+def test_stored_executed_in_order_without_errors(path):
+    cells = code_cells(path)
+    counts = [code.cell.execution_count for code in cells if code.source.strip()]
+    assert counts == list(range(1, len(counts) + 1)), "run it whole and store that: `make store`"
+    for code in cells:
+        kinds = {output.output_type for output in code.cell.outputs}
+        assert "error" not in kinds, f"cell {code.number} stores an error"
+        assert all(out.get("name") != "stderr" for out in code.cell.outputs), f"cell {code.number} stores stderr"
+
+
+@by_name(NOTEBOOKS)
+def test_no_machine_paths_and_no_editor_metadata(path):
+    for cell in read(path).cells:
+        text = cell.source + json.dumps(cell.get("outputs", []))
+        found = MACHINE_PATH.search(text)
+        assert not found, f"the path of one machine: {found.group()}"
+        assert set(cell.metadata) <= {"tags"}
+    assert set(read(path).metadata) == {"kernelspec", "language_info"}
+
+
+@by_name(NOTEBOOKS)
+def test_most_outputs_are_compared_and_the_rest_asserted(path):
+    cells = code_cells(path)
+    with_output = [code for code in cells if code.cell.outputs]
+    ignored = [code for code in with_output if "nbval-ignore-output" in code.tags]
+    assert len(ignored) <= 0.4 * len(with_output), f"{len(ignored)} of {len(with_output)} outputs are not compared"
+    assert not any("nbval-skip" in code.tags or "raises-exception" in code.tags for code in cells)
+    if ignored:
+        last = max(code.number for code in ignored if "headline" not in code.tags)
+        later = [code for code in cells if code.number >= last]
+        assert any(isinstance(node, ast.Assert) for code in later for node in ast.walk(code.tree)), \
+            "a cell that is not compared must be followed by a cell of asserts"
+
+
+@by_name(NOTEBOOKS)
+def test_cells_are_short(path):
+    for code in code_cells(path):
+        lines = code.source.splitlines()
+        limit = 40 if code.exported else 25
+        assert len(lines) <= limit, f"cell {code.number} has {len(lines)} lines, more than {limit}"
+        assert max(map(len, lines), default=0) <= 100, f"cell {code.number} has a line of over 100 characters"
+
+
+@by_name(NOTEBOOKS)
+def test_begins_with_a_title_a_badge_and_the_setup_cell(path):
+    first = read(path).cells[0]
+    assert first.cell_type == "markdown" and re.match(r"# (Chapter|Appendix|Solutions)", first.source)
+    address = ADDRESS.replace("https://github.com/", "https://colab.research.google.com/github/")
+    badge = ("[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+             f"({address}/blob/main/notebooks/{path.name})")
+    assert badge in first.source
+    assert path not in CHAPTERS or f"[glossary]({ADDRESS}/blob/main/docs/glossary.md)" in first.source
+    setup = (ROOT / "tools" / "colab_setup.py").read_text(encoding="utf-8")
+    assert f'"{ADDRESS}"' in setup, "tools/colab_setup.py and pyproject.toml name different addresses"
+    assert code_cells(path)[0].source.strip() == setup.strip()
+
+
+@by_name(CHAPTERS)
+def test_a_chapter_has_a_headline_exercises_and_a_summary(path):
+    tags = [tag for code in code_cells(path) for tag in code.tags]
+    assert tags.count("headline") == 1
+    headings = [line for cell in read(path).cells if cell.cell_type == "markdown"
+                for line in cell.source.splitlines() if line.startswith("## ")]
+    assert any("Exercises" in line for line in headings) and "Summary" in headings[-1]
+    number = path.stem.split("_")[0]
+    checks = [code for code in code_cells(path) if re.search(r"^check\.exercise_\w+\(", code.source, re.MULTILINE)]
+    assert len(checks) >= 3, "a chapter ends with three exercises or more"
+    solutions = "\n".join(code.source for code in code_cells(ROOT / "notebooks" / "C_solutions.ipynb"))
+    for name in re.findall(r"^check\.(exercise_\w+)\(", "\n".join(c.source for c in checks), re.MULTILINE):
+        assert f"chapter_{number}.{name}(" in solutions, f"C_solutions does not solve {name} of chapter {number}"
+
+
+def test_every_solution_is_accepted():
+    for code in code_cells(ROOT / "notebooks" / "C_solutions.ipynb"):
+        calls = re.findall(r"^chapter_\w+\.(exercise_\w+)\(", code.source, re.MULTILINE)
+        printed = "".join(out.get("text", "") for out in code.cell.outputs)
+        assert printed.count(": solved.") == len(calls), f"cell {code.number}: {printed}"

@@ -92,3 +92,53 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+# --- tensors that several processes share (see `llmbook.scale.team`) ---
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process holds only its rows of a tensor."""
+    return hasattr(tensor, "to_local")
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: its rows, or all of it."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """All of a tensor, from the processes that hold its rows. All of them must call it."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """A model's `state_dict`, whole, on the CPU. Every process of a team must call it."""
+    return {name: whole_tensor(tensor.detach()).cpu()
+            for name, tensor in model.state_dict().items()}
+
+
+# --- one policy for loading, and evaluation mode without touching the model ---
+
+def inference_dtype(device: torch.device | str) -> torch.dtype:
+    """The number format in which a model is loaded to be used: bfloat16 on a GPU that computes it natively, else
+    float32. Training keeps its weights in float32 everywhere, and computes as `autocast` says."""
+    on_gpu = torch.device(device).type != "cpu"
+    return torch.bfloat16 if on_gpu and has_native_bfloat16(device) else torch.float32
+
+
+class _DropoutOff(TorchFunctionMode):
+    """Makes dropout do nothing, in this thread, whatever mode the layers are in."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is F.dropout:
+            return args[0] if args else kwargs["input"]
+        if func is F.scaled_dot_product_attention and "dropout_p" in kwargs:
+            kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)
+
+
+def without_dropout(model: nn.Module) -> AbstractContextManager:
+    """The context in which a model computes as in evaluation mode. The model itself is not touched, so that two
+    callers, or two threads, cannot switch dropout on or off for each other."""
+    return _DropoutOff() if model.training else nullcontext()

@@ -1,8 +1,13 @@
-"""Writing a file so that nobody ever sees half of it."""
+"""Writing a file so that nobody ever sees half of it, and which process does it."""
+
+from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
+
+__all__ = ["is_first", "process_place", "replace_file"]
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -17,3 +22,29 @@ def replace_file(path: Path, content: bytes) -> None:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def process_place() -> tuple[int, int]:
+    """This process's number, from 0, and how many train together, as torchrun's RANK and WORLD_SIZE say; (0, 1) alone.
+
+    Raises ValueError if the two do not fit: a process that waits for others that were never started waits for ever.
+    """
+    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if rank is None and size is None:
+        return 0, 1
+    try:
+        place = int(rank or 0), int(size or 1)
+    except ValueError:
+        place = -1, 0
+    if not 0 <= place[0] < place[1] or (rank is None and place[1] > 1):
+        raise ValueError(f"RANK is {rank} and WORLD_SIZE is {size}: start the processes with torchrun, which sets both, "
+                         "or unset both to run alone")
+    return place
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and writes: process 0 of those that train together, or alone."""
+    distributed = sys.modules.get("torch.distributed")  # not imported here: the command's help must not wait for it
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank() == 0
+    return process_place()[0] == 0

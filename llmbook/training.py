@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .devices import autocast, without_weights
-from .files import replace_file
-from .scale.team import Team, is_first, lost_processes_explained, whole_state, whole_tensor
+from .devices import autocast, whole_state, whole_tensor, without_weights
+from .files import is_first, replace_file
+from .scale.team import Team, lost_processes_explained
 
 LossFunction = Callable[..., Tensor]  # loss_fn(model, *batch) -> scalar
 

@@ -26,9 +26,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..devices import is_sharded, own_part
 from ..files import replace_file
 from ..training import History, TrainingConfig
-from .team import Team, is_sharded, own_part
+from .team import Team
 
 FORMAT = 1
 # These change where a run computes and what it shows, not what it computes.

@@ -140,32 +140,6 @@ def _shard(module: nn.Module, team: Team) -> None:
     fully_shard(module, mesh=mesh)
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether this process holds only its rows of a tensor."""
-    return hasattr(tensor, "to_local")
-
-
-def own_part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor: its rows, or all of it."""
-    return tensor.to_local() if is_sharded(tensor) else tensor
-
-
-def whole_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor, from the processes that hold its rows. All of them must call it."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor
-
-
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """A model's `state_dict`, whole, on the CPU. Every process of a team must call it."""
-    return {name: whole_tensor(tensor.detach()).cpu()
-            for name, tensor in model.state_dict().items()}
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes: process 0 of a team, or alone."""
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
-
-
 @contextmanager
 def lost_processes_explained(team: Team) -> Iterator[None]:
     """Raise a clearer error in place of one which says that another process of the team is gone."""

@@ -37,8 +37,8 @@ def process_place() -> tuple[int, int]:
     except ValueError:
         place = -1, 0
     if not 0 <= place[0] < place[1] or (rank is None and place[1] > 1):
-        raise ValueError(f"RANK is {rank} and WORLD_SIZE is {size}: start the processes with torchrun, which sets both, "
-                         "or unset both to run alone")
+        raise ValueError(f"RANK is {rank} and WORLD_SIZE is {size}: start the processes with torchrun, which sets "
+                         "both, or unset both to run alone")
     return place
 
 

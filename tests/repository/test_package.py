@@ -29,9 +29,9 @@ PUBLIC = {
     "open_weights": ["load_pretrained", "Chat", "format_chat"],
     "token_files": ["write_token_files", "TokenFiles", "TokenWindows"],
     "checkpoints": ["Checkpoints"],
-    "parallel": ["Team"],
+    "team": ["Team"],
 }
-HEADLESS = ("generation", "open_weights", "parallel")  # nbdev writes a docstring to a notebook's first module only
+HEADLESS = ("generation", "open_weights", "team")  # nbdev writes a docstring to a notebook's first module only
 WITHOUT_TENSORS = {"fetch", "load_tokenizer", "train_bpe", "GPTConfig", "TrainingConfig", "train", "evaluate",
                    "save_model", "load_model", "LlamaConfig", "load_pretrained", "Chat", "format_chat",
                    "write_token_files", "TokenFiles", "Checkpoints", "Team"}

@@ -5,30 +5,18 @@ __all__ = ['load_pretrained', 'format_chat', 'Chat']
 
 # %% ../notebooks/05b_open_weights.ipynb #4f0a0070
 import json
-import math
-import re
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
-import numpy as np
-import pandas as pd
-import tiktoken
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .assets import fetch
 from .devices import without_weights
 from .generation import stream as stream_tokens
-from .gpt import GPT, GPTConfig
-from .llama import Llama, LlamaConfig
-from .files import replace_file
-from .training import write_weights
+from .gpt import GPT
+from .llama import Llama
 from .formats.configs import _gguf_config, _gpt2_config, _llama_config, _need
 from .formats.gguf import GGUFCheckpoint
 from .formats.names import _Family, _GPT2, _GPT2_IN_GGUF, _LLAMA, _LLAMA_IN_GGUF, _QWEN2_IN_GGUF, _load_state

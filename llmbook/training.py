@@ -10,10 +10,8 @@ __all__ = ['LossFunction', 'next_token_loss', 'evaluate', 'TrainingConfig', 'lea
 import importlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -482,7 +482,8 @@ def test_norms_of_queries_and_keys_come_before_the_rotation():
 
 
 def test_a_plain_layer_has_the_names_it_always_had():
-    assert list(MultiHeadAttention(24, 6, bias=True).state_dict()) == ["qkv.weight", "qkv.bias", "out.weight", "out.bias"]
+    names = list(MultiHeadAttention(24, 6, bias=True).state_dict())
+    assert names == ["qkv.weight", "qkv.bias", "out.weight", "out.bias"]
 
 
 # The public names

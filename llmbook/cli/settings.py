@@ -192,8 +192,15 @@ class Settings:
                                      "settings below")
                 if key not in known:
                     at = [name for name in self.sections if name and key in self.schema[name].model_fields]
-                    hint = f"it belongs in [{at[0]}]" if at else nearest(key, list(known))
+                    hint = f"it belongs in [{at[0]}]" if at else self._other_kind(section, key) or nearest(
+                        key, list(known))
                     raise UsageError(f"{self.place(section, key)} is not known: {hint}")
+
+    def _other_kind(self, section: str, key: str) -> str:
+        """The kind of model that has a setting which this one has not."""
+        others = [family.kind for family in known_families() if section == "model" and family.kind]
+        others = [kind for kind in others if key in model_section(kind).model_fields]
+        return f'it goes with kind = "{others[0]}": set that too, or leave it out' if others else ""
 
     def _checked(self, section: str) -> dict[str, Any]:
         given = self.values.get(section, {})

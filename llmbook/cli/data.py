@@ -9,28 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ..files import is_first, replace_file
+from .corpora import find_source
 from .errors import UsageError
 from .settings import Settings
 from .terminal import say, shows_progress
 
-__all__ = ["BUILT_IN", "Data", "find_source", "held_out_windows", "is_token_folder", "learn_or_load_tokenizer",
+__all__ = ["Data", "held_out_windows", "is_token_folder", "learn_or_load_tokenizer",
            "write_tokens"]
 
-BUILT_IN = ("python-documentation", "twenty-in-hand")
 SAMPLE = 4_000_000  # bytes of text from which a vocabulary is learned and lengths are estimated
-
-
-def find_source(name: str, place: str) -> Any:
-    """Documents, or the path of a text file, a folder, or token files. place: where the name stands, for a message."""
-    from ..book import corpora
-
-    if name == "python-documentation":
-        return corpora.python_documentation()
-    if name == "twenty-in-hand":
-        return corpora.data_folder() / "twenty_in_hand.txt"
-    if not (path := Path(name).expanduser()).exists():
-        raise ValueError(f"{place}: {name} does not exist: give a text file, a folder, or {' or '.join(BUILT_IN)}")
-    return path
 
 
 def is_token_folder(source: Any) -> bool:

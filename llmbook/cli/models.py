@@ -156,29 +156,37 @@ def _load_saved(folder: Path) -> Any:
 
 def _of_checkpoint(found: FoundModel) -> Any:
     """The model of a checkpoint, which may be one of a run that is going on: nothing is written or locked."""
-    from ..families import family_named
-    from ..scale.checkpoints import named_tensors, problem_with, read_tensors
+    from ..scale.checkpoint_folder import Checkpoint
 
     for attempt in range(3):  # the run may remove a checkpoint while it is read
-        path = found.path if attempt == 0 else _of_run(found.name, found.run).path
+        path = found.path if attempt == 0 or found.run is None else _of_run(found.name, found.run).path
         try:
-            if problem := problem_with(path):
-                if not path.exists() and found.run is not None:
+            checkpoint = Checkpoint(path)
+            if problem := checkpoint.problem():
+                if not path.exists():
                     continue
                 raise ValueError(f"{path} is damaged ({problem}): give another checkpoint")
-            about = _read_json(path / "checkpoint.json")
-            settings = {key.removeprefix("model."): value for key, value in about["settings"].items()
-                        if key.startswith("model.")}
-            family = family_named(str(settings["class"]))
-            known = {item.name for item in fields(family.config_class)}
-            model = family.build(family.config_class(**{key: value for key, value in settings.items() if key in known}))
-            read_tensors(path, named_tensors(model))
+            model = _build_and_fill(checkpoint)
         except FileNotFoundError:
             continue
         if sys.stderr is not None:
-            print(f"{found.name}: the model after step {about['step']:,}, from a checkpoint", file=sys.stderr)
+            print(f"{found.name}: the model after step {checkpoint.step:,}, from a checkpoint", file=sys.stderr)
         return model
     raise ValueError(f"{found.name}: its checkpoints come and go faster than they can be read: try again")
+
+
+def _build_and_fill(checkpoint: Any) -> Any:
+    """The model that a checkpoint describes, with its weights."""
+    from ..families import family_named
+    from ..scale.run_state import model_tensors
+
+    settings = {key.removeprefix("model."): value for key, value in checkpoint.about()["settings"].items()
+                if key.startswith("model.")}
+    family = family_named(str(settings.get("class")))
+    known = {item.name for item in fields(family.config_class)}
+    model = family.build(family.config_class(**{key: value for key, value in settings.items() if key in known}))
+    checkpoint.fill(model_tensors(model))
+    return model
 
 
 def _own_tokenizer(found: FoundModel) -> Any:

@@ -21,7 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     import_torch()
     from ..text import load_tokenizer, save_tokenizer
-    from .data import find_source, learn_or_load_tokenizer, write_tokens
+    from .corpora import find_source
+    from .data import learn_or_load_tokenizer, write_tokens
     from .terminal import say
 
     source, folder = find_source(arguments.source, "SOURCE"), Path(arguments.folder).expanduser()

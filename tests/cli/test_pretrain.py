@@ -42,7 +42,8 @@ def test_stopped_and_killed_runs_end_as_an_unbroken_one_does(place, call, monkey
     with monkeypatch.context() as patch:
         patch.setattr(CsvLog, "__call__", stop_at_13)
         code, out, _ = pretrain(call, *steps, out="broken")
-    assert code == 130 and out.endswith("interrupted after step 13, which is saved: the same command goes on from there\n")
+    assert code == 130
+    assert out.endswith("interrupted after step 13, which is saved: the same command goes on from there\n")
     kill_at_47 = """
 import os, sys, time
 from llmbook.cli.logs import CsvLog

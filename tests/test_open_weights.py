@@ -117,7 +117,7 @@ def test_a_loaded_model_can_be_trained_and_saved(tmp_path):
      "rotary scaling 'yarn' is not supported"),
     ("Llama", {"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 4.0}},
      "rotary scaling 'dynamic' is not supported"),
-    ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "the setting 'factor' is missing"),
+    ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "rotary scaling 'linear' has factor = None"),
     ("Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
      "partial_rotary_factor = 0.5 is not supported"),
     ("Llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is not supported"),

@@ -22,10 +22,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .families import Family, family_named
 from .files import read_json, replace_file, sha256_of
 
-__all__ = ["build_config", "check_own_folder", "describe_misfits", "publish", "read_description", "read_weights",
-           "write_weights"]
+__all__ = ["build_config", "check_own_folder", "describe_misfits", "publish", "read_configuration", "read_description",
+           "read_weights", "write_weights"]
 
 WEIGHTS_NAME = re.compile(r"model-([0-9a-f]{12})\.safetensors")
 MAY_COME_FIRST = re.compile(r"(tokenizer|vocab|merges|chat_template|special_tokens).*|README.*|.*\.tmp")
@@ -94,30 +95,38 @@ def read_description(path: Path) -> tuple[str, dict[str, Any], str]:
     kinds = {"model": str, "config": dict, "weights": str}
     for key, kind in kinds.items():
         if not isinstance(description, dict) or not isinstance(description.get(key), kind):
-            raise ValueError(f"{path} is not a description from save_model, which has {', '.join(kinds)}: give a folder "
-                             "that save_model wrote (load_pretrained reads those of other programs)")
+            raise ValueError(f"{path} is not a description from save_model, which has {', '.join(kinds)}: give a "
+                             "folder that save_model wrote (load_pretrained reads those of other programs)")
     if not WEIGHTS_NAME.fullmatch(weights := description["weights"]):
         raise ValueError(f"{path} names the weights {weights!r}: they must be a file model-<12 digits of its "
                          "sha256>.safetensors inside the folder; save the model again")
     return description["model"], description["config"], weights
 
 
-def build_config(config_class: type, settings: Mapping[str, Any], path: Path) -> Any:
-    """A configuration from what `path` says. What is missing has its default: an older version did not know it yet.
+def read_configuration(path: Path) -> tuple[Family, Any, Path]:
+    """What config.json describes: the model's family, its configuration, and where its weights are.
 
-    Raises ValueError for what the class does not know, what has no default, and what the class itself refuses.
+    What the settings lack has its default: an older version did not know it yet. Raises FileNotFoundError if there is
+    no such file; ValueError for an unknown class or setting, one that has no default, and what the class refuses.
     """
+    name, settings, weights = read_description(path)
+    try:
+        family = family_named(name)
+        return family, build_config(family.config_class, settings), path.with_name(weights)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def build_config(config_class: type, settings: Mapping[str, Any]) -> Any:
+    """A configuration from settings; what is missing has its default. ValueError for unknown and for needed keys."""
     known = {field.name: field for field in dataclasses.fields(config_class)}
     if unknown := sorted(set(settings) - set(known)):
-        raise ValueError(f"{path}: unknown configuration keys {unknown}; {config_class.__name__} has {sorted(known)}")
+        raise ValueError(f"unknown configuration keys {unknown}; {config_class.__name__} has {sorted(known)}")
     needed = {name for name, field in known.items()
               if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING}
     if missing := sorted(needed - set(settings)):
-        raise ValueError(f"{path}: missing configuration keys {missing}")
-    try:
-        return config_class(**settings)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"missing configuration keys {missing}: {config_class.__name__} has no default for them")
+    return config_class(**settings)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

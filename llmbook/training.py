@@ -24,10 +24,10 @@ from tqdm import tqdm
 from .devices import (PRECISIONS, autocast, chosen_device, evaluation_mode, whole_state,
                              whole_tensor, without_weights)
 from .diagnosis import explain_not_finite
-from .families import family_named, family_of
+from .families import family_of
 from .files import is_first, process_place
-from .model_files import (build_config, check_own_folder, describe_misfits, publish,
-                                 read_description, read_weights, write_weights)
+from .model_files import (check_own_folder, describe_misfits, publish, read_configuration,
+                                 read_weights, write_weights)
 from .protocols import LossFunction, RunKeeper, Team
 
 if TYPE_CHECKING:
@@ -383,15 +383,11 @@ def load_model(folder: str | Path, device: torch.device | str | None = None) -> 
     the class unknown, or configuration and weights do not fit (the message names unknown and
     missing keys and wrong shapes).
     """
-    path = Path(folder) / "config.json"
-    name, settings, weights = read_description(path)
-    family = family_named(name)
-    config = build_config(family.config_class, settings, path)
+    family, config, weights = read_configuration(Path(folder) / "config.json")
     with without_weights():
         model = family.build(config)
-    state = read_weights(path.with_name(weights))  # compares the hash in the name
+    state = read_weights(weights)  # compares the content with the hash in the name
     if misfits := describe_misfits(model.state_dict(), state):
-        raise ValueError(f"{path.with_name(weights)} does not fit the model in config.json: "
-                         f"{misfits}")
+        raise ValueError(f"{weights} does not fit the model in config.json: {misfits}")
     model.load_state_dict(state, assign=True)
     return model.to(chosen_device(device)).eval()

@@ -8,7 +8,8 @@ import torch
 
 from ..gpt import GPT, GPTConfig
 from ..llama import Llama, LlamaConfig
-from ..training import replace_file, write_weights
+from ..files import replace_file
+from ..model_files import write_weights
 from .names import _GPT2, _LLAMA, _is_turned_round, _part_rows, _sources
 
 

@@ -220,7 +220,7 @@ class _Quick:
         one merge, of older tokens, and the merges must be in the order of their ids. Then the two can only differ
         if a token is not what merging its own bytes gives: see the proof in the tests.
         """
-        model, vocabulary = description.content["model"], description.vocabulary
+        vocabulary = description.vocabulary
         special, alphabet = description.special, byte_alphabet()
         plain = {token: number for token, number in vocabulary.items() if token not in special}
         made = [vocabulary[left + right] for left, right in description.merges]

@@ -285,6 +285,16 @@ def classes(model, inputs, targets):
     return F.cross_entropy(model(inputs)[:, -1], targets)
 
 
+def first_step(model, loader, loss_fn, config, team=None):
+    """A step's loss and its gradients, as the optimizer would get them."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "update", lambda optimizer, rate: seen.extend(
+            p.grad.clone() for group in optimizer.param_groups for p in group["params"]))
+        history = train(model, loader, loss_fn, config, team=team)
+    return history.steps[0]["loss"], seen
+
+
 UNEVEN = [8, 1, 0, 5, 2, 8, 0, 0, 1]
 CASES = {"next token": (next_token_loss, uneven(UNEVEN)),
          "classes": (classes, (uneven(UNEVEN)[0], torch.arange(9))),
@@ -300,12 +310,7 @@ def test_accumulated_parts_equal_one_large_batch(case, cut):
     settings = {"learning_rate": 1e-3, "max_norm": None, "weight_decay": 0.0}
     gradients = []
     for model, loader, count in ((one, [whole], 1), (many, parts, len(cut))):
-        seen = [None]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "update", lambda optimizer, rate: seen.__setitem__(0, [
-                p.grad.clone() for group in optimizer.param_groups for p in group["params"]]))
-            history = train(model, loader, loss_fn, quick(1, accumulation_steps=count, **settings))
-        gradients.append((history.steps[0]["loss"], seen[0]))
+        gradients.append(first_step(model, loader, loss_fn, quick(1, accumulation_steps=count, **settings)))
     (loss, expected), (found_loss, found) = gradients
     assert found_loss == pytest.approx(loss, abs=1e-6)
     for a, b in zip(expected, found):
@@ -358,13 +363,10 @@ class Halves:
 
 
 def test_two_processes_equal_one_large_batch():
-    whole, gradients, losses = uneven(UNEVEN), [], []
-    for team in (None, Halves(0, losses), Halves(1, losses)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "update", lambda optimizer, rate: gradients.append([
-                p.grad.clone() for group in optimizer.param_groups for p in group["params"]]))
-            history = train(small(), [whole], next_token_loss, quick(1, max_norm=None), team=team)
-        alone = history.steps[0]["loss"] if team is None else alone
+    whole, losses = uneven(UNEVEN), []
+    found = [first_step(small(), [whole], next_token_loss, quick(1, max_norm=None), team)
+             for team in (None, Halves(0, losses), Halves(1, losses))]
+    alone, gradients = found[0][0], [gradients for _, gradients in found]
     assert sum(losses) == pytest.approx(alone, abs=1e-6)
     for one, first, second in zip(*gradients):
         torch.testing.assert_close((first + second) / 2, one, rtol=0, atol=1e-6)

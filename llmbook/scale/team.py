@@ -121,6 +121,7 @@ class Team:
         """
         if self.size == 1:
             return loss_fn
+        self._batches, self._seen = 0, 0  # of another run, maybe
         with self._lost_explained():
             for tensor in [*model.parameters(), *model.buffers()]:
                 dist.broadcast(tensor.detach(), src=0)

@@ -29,7 +29,7 @@ from llmbook.scale.checkpoints import Checkpoints
 from llmbook.training import History, evaluate, next_token_loss, train
 from tests.support import training_script as script
 from tests.support.checkpoint_checks import Stop, contents, damage, is_whole, names, same, steps_kept, stop_at
-from tests.support.training_script import forks, gpt, loader, quick, records, seed_all, wait_for
+from tests.support.training_script import Rows, forks, gpt, loader, quick, records, seed_all, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills processes as only Unix can")
 
@@ -40,21 +40,6 @@ def unbroken(steps: int = 14, **changes) -> tuple[nn.Module, list[dict]]:
 
 
 # --- the same to the last bit ------------------------------------------------------------------------------------
-
-class Rows:
-    """What `instruction_loader` reads of an `InstructionDataset`: 17 rows of 4 to 8 tokens, so 5 batches of up to 4."""
-
-    def __init__(self):
-        draw = random.Random(3)
-        lengths = [draw.randint(4, 8) for _ in range(17)]
-        self.rows = [(torch.tensor([draw.randrange(11) for _ in range(n)]), draw.randint(1, 3)) for n in lengths]
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, place):
-        return self.rows[place]
-
 
 class OwnPlace:
     """A loader that knows its place. Like those of torchdata, it says nothing more when it goes on after its last
@@ -110,7 +95,7 @@ CASES = {
     "unseeded, evaluated in order": (lambda: loader(seed=None), lambda: loader(shuffle=False), next_token_loss, {}),
     "evaluated on unseeded draws": (loader, lambda: loader(seed=None), next_token_loss, {"eval_batches": 2}),
     "evaluated on seeded draws": (loader, lambda: loader(seed=9), next_token_loss, {"eval_batches": 2}),
-    "lengths": (lambda: instruction_loader(Rows(), 4), lambda: instruction_loader(Rows(), 6), response_loss, {}),
+    "lengths": (lambda: instruction_loader(Rows(17), 4), lambda: instruction_loader(Rows(17), 6), response_loss, {}),
     "accumulation": (loader, None, next_token_loss, {"accumulation_steps": 2}),
     "accumulation, unseeded": (lambda: loader(seed=None), None, drawing_loss, {"accumulation_steps": 2}),
     "accumulation over ends of passes": (lambda: loader(seed=None), None, drawing_loss, {"accumulation_steps": 3}),
@@ -259,8 +244,9 @@ def check_after_a_kill(folder: Path) -> None:
     assert all(is_whole(path) for path in found) and newest == (found[-1] if found else None)
 
 
-def test_twenty_kills_at_random_moments_leave_no_trace(folder, tmp_path):
-    steps, draw, kills, runs = 40, random.Random(20), 0, 0
+@pytest.mark.parametrize("wanted", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_leave_no_trace(folder, tmp_path, wanted):
+    steps, draw, kills, runs = 30, random.Random(wanted), 0, 0
     forks()  # started before the clock
     start = time.monotonic()
     assert forks().wait(forks().start(script.keep_training, tmp_path / "printed", folder=str(folder / "whole"),
@@ -268,13 +254,13 @@ def test_twenty_kills_at_random_moments_leave_no_trace(folder, tmp_path):
     taken = time.monotonic() - start
     expected = outcome(tmp_path / "whole")
     assert len(expected[0]) == steps
-    while kills < 20:
+    while kills < wanted:
         runs += 1
         run, out = folder / str(runs), tmp_path / str(runs)
         while not Path(f"{out}.json").exists():
             process = forks().start(script.keep_training, tmp_path / "printed", folder=str(run), out=str(out),
                                     steps=steps)
-            if kills < 20:
+            if kills < wanted:
                 code = forks().kill_after(process, draw.uniform(0.02, 0.4) * taken)
             else:
                 code = forks().wait(process)
@@ -286,8 +272,9 @@ def test_twenty_kills_at_random_moments_leave_no_trace(folder, tmp_path):
         assert steps_kept(run) == [steps - 1, steps]
 
 
-def test_a_kill_at_any_point_of_writing_leaves_no_trace(folder, tmp_path):
-    expected, call, code, leftovers = None, 0, None, set()
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_at_any_point_of_writing_leaves_no_trace(folder, tmp_path, every):
+    call, code, leftovers = 0, None, set()
     while code != 0:
         run, out = folder / str(call), tmp_path / str(call)
         code = forks().wait(forks().start(script.killed_before, tmp_path / "printed", folder=str(run), out=str(out),
@@ -295,16 +282,16 @@ def test_a_kill_at_any_point_of_writing_leaves_no_trace(folder, tmp_path):
         assert code in (0, -signal.SIGKILL), (tmp_path / "printed").read_text()
         check_after_a_kill(run)
         leftovers |= {name for name in names(run) if name.startswith(".")}
-        call += 1
+        call += every
     expected = outcome(out)  # the last one was not killed
     assert call > 25  # several writings, several points in each
-    assert any(name.endswith(".old") for name in leftovers) and ".step-00000004" in leftovers
-    for number in range(call - 1):
-        if number % 4 == 1:  # going on from each would take long
-            run, out = folder / str(number), tmp_path / f"{number}-on"
-            assert forks().wait(forks().start(script.keep_training, tmp_path / "printed", folder=str(run),
-                                              out=str(out), steps=4)) == 0
-            assert equal(outcome(out), expected) and steps_kept(run)[-2:] == [3, 4]
+    if every == 1:
+        assert any(name.endswith(".old") for name in leftovers) and ".step-00000004" in leftovers
+    for number in range(every % 5, call - every, 4 * every):  # going on from each would take long
+        run, out = folder / str(number), tmp_path / f"{number}-on"
+        assert forks().wait(forks().start(script.keep_training, tmp_path / "printed", folder=str(run), out=str(out),
+                                          steps=4)) == 0
+        assert equal(outcome(out), expected) and steps_kept(run)[-2:] == [3, 4]
 
 
 # --- a full disk -------------------------------------------------------------------------------------------------
@@ -472,7 +459,7 @@ def test_less_data_than_before_is_noticed(folder):
 
 def test_device_and_progress_may_differ(folder, capsys):
     train(gpt(), loader(), next_token_loss, quick(2), checkpoints=Checkpoints(folder))
-    history = train(gpt(), loader(), next_token_loss, quick(2, device=None, progress=True, parallel="fsdp"),
+    history = train(gpt(), loader(), next_token_loss, quick(2, device=None, progress=True),
                     checkpoints=Checkpoints(folder))
     assert len(history.steps) == 2 and "2/2" in capsys.readouterr().err
 

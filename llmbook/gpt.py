@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -149,6 +150,8 @@ def check_token_ids(token_ids: Tensor, vocab_size: int, context_length: int, pas
     if token_ids.dim() != 2 or token_ids.numel() == 0:
         raise ValueError(f"token_ids have shape {tuple(token_ids.shape)}: "
                          "give (batch, tokens) with at least one token")
+    if token_ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"token_ids are {token_ids.dtype}: give whole numbers, torch.int64")
     if (tokens := past + token_ids.shape[1]) > context_length:
         raise ValueError(f"{tokens} tokens exceed the context_length of {context_length}: "
                          "shorten the text")

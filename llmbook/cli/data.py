@@ -27,12 +27,12 @@ def is_token_folder(source: Any) -> bool:
 def _sample(source: Any, column: str) -> tuple[str, int | None]:
     """The beginning of a source's text, each document with the token that ends it; and the size of the source's files
     in bytes if there is more of it."""
-    from ..scale.token_files import _DOCUMENT_END, _parts, _source_files
+    from ..scale.documents import DOCUMENT_END, document_parts, source_files
     from ..text import END_OF_TEXT
 
-    files, read, size = _source_files(source) if isinstance(source, Path) else [], [], 0
-    for part in _parts(source, files, column, 1_000_000):
-        read.append(part.replace(_DOCUMENT_END, END_OF_TEXT.encode()).decode("utf-8"))
+    files, read, size = source_files(source), [], 0
+    for part in document_parts(source, column):
+        read.append(part.replace(DOCUMENT_END, END_OF_TEXT.encode()).decode("utf-8"))
         size += len(part)
         if size > SAMPLE and files:
             return "".join(read), sum(path.stat().st_size for path in files)
@@ -53,11 +53,11 @@ def learn_or_load_tokenizer(choice: int | str | None, sources: Sequence[Any], co
 
 
 def write_tokens(source: Any, folder: Path, tokenizer: Any, column: str, processes: int | None = None) -> Any:
-    from ..scale.token_files import TokenFiles, _fingerprint, write_token_files
+    from ..scale.token_files import TokenFiles, tokenizer_fingerprint, write_token_files
 
     if is_token_folder(source):
         files = TokenFiles(source)
-        if files.tokenizer != _fingerprint(tokenizer):
+        if files.tokenizer != tokenizer_fingerprint(tokenizer):
             raise ValueError(f"{source} was made with another tokenizer: set [data] tokenizer to that one")
         return files
     if not is_first():

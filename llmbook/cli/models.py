@@ -246,7 +246,7 @@ _PROBE = ("The clock in the captain's kitchen said 12:45, and nobody (not even M
 
 def _given_tokenizer(name: str, model: str, own: Any, found: FoundModel) -> Any:
     """The tokenizer that --tokenizer names, if it is the one that the model was trained with."""
-    from ..scale.token_files import _fingerprint
+    from ..scale.token_files import tokenizer_fingerprint
     from ..text import load_tokenizer
 
     path = Path(name).expanduser()
@@ -257,8 +257,8 @@ def _given_tokenizer(name: str, model: str, own: Any, found: FoundModel) -> Any:
     if own is None and (kept := found.path / "tokenizer_fingerprint.json").is_file():
         expected = _read_json(kept).get("fingerprint")
     elif own is not None:
-        expected = _fingerprint(own)
-    if expected is None or expected == _fingerprint(chosen):
+        expected = tokenizer_fingerprint(own)
+    if expected is None or expected == tokenizer_fingerprint(chosen):
         return chosen
     if own is None or own.n_vocab != chosen.n_vocab or (
             own.encode(_PROBE, disallowed_special=()) != chosen.encode(_PROBE, disallowed_special=())):
@@ -272,11 +272,11 @@ def keep_tokenizer(tokenizer: Any, folder: Path, source: str | None = None) -> N
 
     source: the model that it came with, whose files are copied where the book's format cannot hold it.
     """
-    from ..scale.token_files import _fingerprint
+    from ..scale.token_files import tokenizer_fingerprint
     from ..text import save_tokenizer
 
     replace_file(folder / "tokenizer_fingerprint.json", json.dumps(
-        {"fingerprint": _fingerprint(tokenizer), "tokens": tokenizer.n_vocab}).encode())
+        {"fingerprint": tokenizer_fingerprint(tokenizer), "tokens": tokenizer.n_vocab}).encode())
     try:
         save_tokenizer(tokenizer, folder / "tokenizer.json")
     except (ValueError, AttributeError):  # not a tokenizer that the book's format can hold

@@ -92,8 +92,8 @@ def test_the_commands_of_a_conversation(monkeypatch, capsys, tmp_path):  # findi
     (tmp_path / "mine.json").write_text("years of work")
     talk = Talk([["A"], ["B"], ["C"], ["D"]])
     out = hold(monkeypatch, capsys, talk, "/help", "one", "/save talk.json", "/save talk.json", "/save mine.json",
-               "/save", "/save gone/talk.json", "/clear", "two", "/system Be short.", "/system", "//slash", "/clera", "/quit",
-               "three").out
+               "/save", "/save gone/talk.json", "/clear", "two", "/system Be short.", "/system", "//slash", "/clera",
+               "/quit", "three").out
     assert "/save FILE" in out and "(saved in talk.json)" in out and "(forgotten)" in out
     assert "mine.json is there already: give another name" in out
     assert (tmp_path / "mine.json").read_text() == "years of work"
@@ -171,18 +171,21 @@ def _take_terminal() -> None:
 
 ECHO = """
 import sys, time
-from tests.cli.test_chat import Talk
+from types import SimpleNamespace
 from llmbook.cli.chat import Conversation
-class Echo(Talk):
-    def _pieces(self, text):
+class Echo:
+    tokenizer, max_new_tokens, messages = SimpleNamespace(encode=lambda text, **_: text.split()), 9999, []
+    heard = 0
+    def stream(self, text):
+        self.heard += 1
         yield f"heard {len(text.splitlines())} lines: {text!r}."
         if "slowly" in text:
             for _ in range(3000):
                 yield "z"
                 time.sleep(0.01)
-talk = Echo([])
+talk = Echo()
 code = Conversation(talk, "echo", sys.stdin.isatty()).hold()
-print("ended with", code, len(talk.heard))
+print("ended with", code, talk.heard)
 """
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from ..files import replace_file
 from ..gpt import GPT, GPTConfig
 from ..llama import Llama, LlamaConfig
-from ..training import replace_file, write_weights
+from ..model_files import write_weights
 from .names import _GPT2, _LLAMA, _is_turned_round, _part_rows, _sources
 
 

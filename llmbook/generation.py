@@ -212,11 +212,13 @@ def stream(model: LanguageModel, token_ids: Tensor | Sequence[Tensor], max_new_t
     _check_counts(max_new_tokens, stop_tokens)
     if isinstance(token_ids, str):
         raise ValueError("token_ids are a str: encode the text first, with the model's tokenizer")
-    prompts = [torch.as_tensor(prompt) for prompt in token_ids]
-    for prompt in prompts or [torch.empty(0)]:
-        check_token_ids(prompt[None], model.config.vocab_size, model.config.context_length)
+    batches = [token_ids] if isinstance(token_ids, Tensor) else [
+        torch.as_tensor(prompt)[None] for prompt in token_ids]
+    for batch in batches or [torch.empty(0)]:
+        check_token_ids(batch, model.config.vocab_size, model.config.context_length)
     device = next(model.parameters()).device
-    texts = TextBatch(model, [prompt.to(device) for prompt in prompts], max_new_tokens, cache)
+    prompts = [row for batch in batches for row in batch.to(device)]
+    texts = TextBatch(model, prompts, max_new_tokens, cache)
     if cache is not None:
         _check_cache(texts)
     return _new_tokens(texts, max_new_tokens, sampling, stop_tokens, seed)

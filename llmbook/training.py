@@ -26,8 +26,8 @@ from .devices import (PRECISIONS, autocast, chosen_device, evaluation_mode, whol
 from .diagnosis import explain_not_finite
 from .families import family_of
 from .files import is_first, process_place
-from .model_files import (check_own_folder, describe_misfits, publish, read_configuration,
-                                 read_weights, write_weights)
+from .model_files import (check_empty_folder, check_own_folder, describe_misfits, publish,
+                                 read_configuration, read_weights, write_weights)
 from .protocols import LossFunction, RunKeeper, Team
 
 if TYPE_CHECKING:
@@ -363,6 +363,7 @@ def save_model(model: nn.Module, folder: str | Path, layout: str = "llmbook") ->
         raise ValueError(f"this {family.name} is not what its config describes ({misfits}): "
                          "save it before it is changed")
     if layout == "huggingface":
+        check_empty_folder(folder)
         return family.find_layout().save(model, folder)
     if layout != "llmbook":
         raise ValueError(f"layout is {layout!r}: it must be 'llmbook' or 'huggingface'")

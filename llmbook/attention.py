@@ -24,6 +24,8 @@ class KeyValueCache:
         n_layers, batch_size: attention layers that share the cache, and sequences.
         n_heads, max_tokens, d_head: heads that are kept, most tokens it holds, features a head.
         dtype, device: of the stored numbers, as for `torch.empty`; the model's must be the same.
+        padding: (batch_size,), how many places at the left of each row hold no token, so that
+            texts of unequal length end at the same place. None: no row has any.
 
     Attributes:
         keys, values: (n_layers, batch, n_heads, max_tokens, d_head), filled up to `length`.
@@ -32,61 +34,104 @@ class KeyValueCache:
     """
 
     def __init__(self, n_layers: int, batch_size: int, n_heads: int, max_tokens: int, d_head: int,
-                 dtype: torch.dtype | None = None, device: torch.device | str | None = None):
+                 dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+                 padding: Tensor | None = None):
         shape = (n_layers, batch_size, n_heads, max_tokens, d_head)
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
-        self.max_tokens, self._lengths = max_tokens, [0] * n_layers  # layers fill one by one
+        if padding is not None and padding.shape != (batch_size,):
+            raise ValueError(f"padding has shape {tuple(padding.shape)}: give one number for each "
+                             f"of the {batch_size} rows")
+        self.padding = None if padding is None else padding.to(self.keys.device)
+        self.max_tokens = max_tokens
+        self._lengths = [0] * n_layers  # layers fill one by one
+        self._mask: tuple[tuple[int, int], Tensor] | None = None  # one serves all layers of a pass
 
     @property
     def length(self) -> int:
-        """Tokens that every layer has stored."""
+        """Places that every layer has filled, left padding included."""
         return min(self._lengths)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store one layer's new keys and values, each (batch, n_heads, tokens, d_head).
 
         Returns all of that layer's so far, each (batch, n_heads, length, d_head), as views.
-        Raises ValueError if they do not fit the cache, or would need gradients.
+        Raises ValueError, with nothing stored, if they do not fit, or would need gradients.
         """
-        start, end = _room(self, layer, keys, values)
+        n_layers, batch_size, n_heads, max_tokens, d_head = self.keys.shape
+        batch, heads, tokens, features = keys.shape
+        if not 0 <= layer < n_layers:
+            raise ValueError(f"layer {layer} does not exist in a cache made for {n_layers} layers, "
+                             "counted from 0: make it with the model's n_layers")
+        if layer == 0 and len(set(self._lengths)) > 1:
+            raise ValueError(f"the last pass did not fill all {n_layers} layers of this cache: "
+                             "rewind(cache.length) forgets it, or make one with the model's "
+                             "n_layers")
+        if batch != batch_size:
+            raise ValueError(f"a batch of {batch} does not fit a cache made for {batch_size}: "
+                             "make one for each batch size")
+        if (heads, features) != (n_heads, d_head) or values.shape != keys.shape:
+            raise ValueError(f"keys {tuple(keys.shape)} and values {tuple(values.shape)} do not "
+                             f"fit a cache made for {n_heads} heads of {d_head} features")
+        start = self._lengths[layer]
+        end = start + tokens
+        if end > max_tokens:
+            raise ValueError(f"{end} tokens do not fit a cache of {max_tokens}: "
+                             "make it with more max_tokens")
+        kind, kept = (keys.dtype, keys.device), (self.keys.dtype, self.keys.device)
+        if kind != kept:
+            raise ValueError("keys of {} on {} do not fit a cache of {} on {}: make it with the "
+                             "model's dtype and device".format(*kind, *kept))
+        if keys.requires_grad or values.requires_grad:
+            raise ValueError("a cache is for inference: run the model under torch.no_grad() or "
+                             "torch.inference_mode(), or train without a cache")
         self.keys[layer, :, :, start:end] = keys
         self.values[layer, :, :, start:end] = values
         self._lengths[layer] = end
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
-# %% ../notebooks/03_attention.ipynb #1e40344e
-def _room(cache: KeyValueCache, layer: int, keys: Tensor, values: Tensor) -> tuple[int, int]:
-    """First and last + 1 place of new tokens in a layer; ValueError unless they fit the cache."""
-    n_layers, batch_size, n_heads, max_tokens, d_head = cache.keys.shape
-    batch, heads, tokens, features = keys.shape
-    if not 0 <= layer < n_layers:
-        raise ValueError(f"layer {layer} does not exist in a cache made for {n_layers} layers, "
-                         "counted from 0: make it with the model's n_layers")
-    if layer == 0 and len(set(cache._lengths)) > 1:
-        raise ValueError(f"the last pass did not fill all {n_layers} layers of this cache: make a "
-                         "new one with the model's n_layers")
-    if batch != batch_size:
-        raise ValueError(f"a batch of {batch} does not fit a cache made for {batch_size}: "
-                         "make one for each batch size")
-    if (heads, features) != (n_heads, d_head) or values.shape != keys.shape:
-        raise ValueError(f"keys {tuple(keys.shape)} and values {tuple(values.shape)} do not fit "
-                         f"a cache made for {n_heads} heads of {d_head} features")
-    start = cache._lengths[layer]
-    if start + tokens > max_tokens:
-        raise ValueError(f"{start + tokens} tokens do not fit a cache of {max_tokens}: "
-                         "make it with more max_tokens")
-    kind, kept = (keys.dtype, keys.device), (cache.keys.dtype, cache.keys.device)
-    if kind != kept:
-        raise ValueError("keys of {} on {} do not fit a cache of {} on {}: make it with the "
-                         "model's dtype and device".format(*kind, *kept))
-    if keys.requires_grad or values.requires_grad:
-        raise ValueError("a cache is for inference: run the model under torch.no_grad() or "
-                         "torch.inference_mode(), or train without a cache")
-    return start, start + tokens
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, (kept,) of int64, in this order; a row may come twice."""
+        rows = torch.as_tensor(rows, device=self.keys.device)
+        if rows.dim() != 1 or rows.dtype != torch.int64:
+            raise ValueError(f"rows are {tuple(rows.shape)} of {rows.dtype}: give the numbers of "
+                             "the rows to keep, (kept,) of torch.int64")
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.padding = None if self.padding is None else self.padding[rows]
+        self._mask = None
+
+    def rewind(self, length: int) -> None:
+        """Forget everything after the first `length` places. ValueError if it holds fewer."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"a cache of {self.length} tokens cannot go back to {length}: "
+                             f"give 0 to {self.length}")
+        self._lengths = [length] * len(self._lengths)
+
+    def positions(self, tokens: int) -> Tensor:
+        """The positions of the next `tokens` in their texts: (tokens,), or with padding
+        (batch, tokens), where padding itself stands at 0."""
+        places = torch.arange(self.length, self.length + tokens, device=self.keys.device)
+        if self.padding is None:
+            return places
+        return (places - self.padding[:, None]).clamp(min=0)
+
+    def mask(self, tokens: int) -> Tensor | None:
+        """Which places the next `tokens` may look at besides the causal mask's limits: True where
+        no padding is, (batch, 1, tokens, length + tokens). None if there is no padding."""
+        if self.padding is None:
+            return None
+        pass_ = (self.length, tokens)
+        if self._mask is None or self._mask[0] != pass_:
+            places = torch.arange(self.length + tokens, device=self.keys.device)
+            filled = places >= self.padding[:, None]  # (batch, length + tokens)
+            itself = places[self.length :, None] == places  # softmax over nothing would be NaN
+            self._mask = pass_, filled[:, None, None] | itself
+        return self._mask[1]
 
 # %% ../notebooks/03_attention.ipynb #cf2076e0
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0,
+                     mask: Tensor | None = None, window: int | None = None,
+                     scale: float | None = None) -> Tensor:
     """What the newest tokens gather from all tokens so far; each sees itself and those before it.
 
     Args:
@@ -94,18 +139,30 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float =
         key, value: (batch, n_kv_heads, past + tokens, d_head), of those before them too. n_kv_heads
             divides n_heads; query heads next to each other share one.
         dropout: share of attention weights set to zero.
+        mask: bool, (batch or 1, n_heads or 1, tokens, past + tokens), False where a token must not
+            be looked at although it stands before; None to see all of those.
+        window: how many tokens each one sees, itself included; None for all.
+        scale: what the dot products are multiplied by; 1 / sqrt(d_head) if None.
 
     Returns the context vectors, (batch, n_heads, tokens, d_head).
 
     Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.2.1; shared keys and
-        values: Ainslie et al., "GQA" (2023), section 2.2.
+        values: Ainslie et al., "GQA" (2023), section 2.2; windows: Beltagy et al., "Longformer"
+        (2020), section 3.1.
     """
     tokens, length = query.shape[2], key.shape[2]
-    past, mask = length - tokens, None
-    if past and tokens > 1:  # new token i stands at position past + i and sees 0 ... past + i
-        mask = torch.ones(tokens, length, dtype=torch.bool, device=query.device).tril(past)
+    past = length - tokens
+    narrow = window is not None and window < length
+    if narrow and tokens == 1:  # the last `window` keys are all that the one new token sees
+        key, value = key[:, :, -window:], value[:, :, -window:]
+        mask = None if mask is None else mask[..., -window:]
+    elif tokens > 1 and (past or narrow or mask is not None):
+        # New token i stands at place past + i and sees 0 ... past + i, or the last of those.
+        seen = torch.ones(tokens, length, dtype=torch.bool, device=query.device).tril(past)
+        seen = seen.triu(past - window + 1) if narrow else seen
+        mask = seen if mask is None else seen & mask
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout,
-                                          is_causal=past == 0 and tokens > 1,
+                                          is_causal=mask is None and tokens > 1, scale=scale,
                                           enable_gqa=query.shape[1] != key.shape[1])
 
 # %% ../notebooks/03_attention.ipynb #6d7fc71d
@@ -120,51 +177,56 @@ class MultiHeadAttention(nn.Module):
         bias, out_bias: whether query, key and value add one; the output projection (as `bias`).
         n_kv_heads: heads of keys and values, which must divide n_heads; as many if None.
         d_head: features of a head; d_model / n_heads if None, which must then divide.
+        qk_norm: makes a norm of d_head features, as `nn.RMSNorm` does. Queries and keys each get
+            one, before `rotate`. None: no norm.
+        window, scale: as in `causal_attention`.
 
     Raises ValueError if the sizes do not divide, or x or the cache has other sizes.
 
-    Source: Vaswani et al. (2017), section 3.2; fewer key-value heads: Ainslie et al., "GQA" (2023).
+    Source: Vaswani et al. (2017), section 3.2; fewer key-value heads: Ainslie et al., "GQA" (2023);
+        norms of queries and keys: Henry et al., "Query-Key Normalization for Transformers" (2020).
     """
 
     def __init__(self, d_model: int, n_heads: int, dropout: float = 0.0, bias: bool = False,
                  out_bias: bool | None = None, n_kv_heads: int | None = None,
-                 d_head: int | None = None):
+                 d_head: int | None = None, qk_norm: Callable[[int], nn.Module] | None = None,
+                 window: int | None = None, scale: float | None = None):
         super().__init__()
-        self.n_heads, self.n_kv_heads, self.d_head = _heads(d_model, n_heads, n_kv_heads, d_head)
-        self.d_model, self.dropout = d_model, dropout
-        rows = (n_heads + 2 * self.n_kv_heads) * self.d_head  # query, key, value in one product
+        if n_heads < 1 or (d_head is None and d_model % n_heads):
+            raise ValueError(f"d_model ({d_model}) must be divisible by n_heads ({n_heads})")
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        if n_kv_heads < 1 or n_heads % n_kv_heads:
+            raise ValueError(f"n_heads ({n_heads}) must be divisible by n_kv_heads ({n_kv_heads})")
+        if window is not None and window < 1:
+            raise ValueError(f"window is {window}: it must be at least 1, or None for no limit")
+        self.d_model, self.n_heads, self.n_kv_heads = d_model, n_heads, n_kv_heads
+        self.d_head = d_model // n_heads if d_head is None else d_head
+        self.dropout, self.window, self.scale = dropout, window, scale
+        rows = (n_heads + 2 * n_kv_heads) * self.d_head  # query, key, value in one product
         self.qkv = Linear(d_model, rows, bias=bias)
         self.out = Linear(n_heads * self.d_head, d_model, bias if out_bias is None else out_bias)
+        self.query_norm = None if qk_norm is None else qk_norm(self.d_head)
+        self.key_norm = None if qk_norm is None else qk_norm(self.d_head)
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0,
                 rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """x: (batch, tokens, d_model) -> the same shape. With a `cache`, x continues its tokens.
         `rotate` changes queries and keys, (batch, heads, tokens, d_head), before they meet."""
-        query, key, value = _split_heads(self, x, rotate)  # each (batch, heads, tokens, d_head)
+        if x.dim() != 3 or x.shape[2] != self.d_model:
+            raise ValueError(f"x has shape {tuple(x.shape)}: give (batch, tokens, {self.d_model})")
+        both = [self.n_heads, self.n_kv_heads]
+        heads = self.qkv(x).unflatten(2, (-1, self.d_head)).transpose(1, 2)
+        matched, value = heads.split([sum(both), self.n_kv_heads], dim=1)
+        if self.query_norm is not None:
+            query, key = matched.split(both, dim=1)
+            matched = torch.cat([self.query_norm(query), self.key_norm(key)], dim=1)
+        if rotate is not None:
+            matched = rotate(matched)  # both at once: one call less
+        query, key = matched.split(both, dim=1)
+        mask = None
         if cache is not None:
+            mask = cache.mask(x.shape[1])
             key, value = cache.append(layer, key, value)  # past + tokens of them
-        context = causal_attention(query, key, value, self.dropout if self.training else 0.0)
+        context = causal_attention(query, key, value, self.dropout if self.training else 0.0, mask,
+                                   self.window, self.scale)
         return self.out(context.transpose(1, 2).flatten(2))  # heads end to end
-
-# %% ../notebooks/03_attention.ipynb #0af628b9
-def _heads(d_model: int, n_heads: int, n_kv_heads: int | None, d_head: int | None) -> tuple:
-    """The three sizes with what was left out filled in; ValueError if they do not divide."""
-    if n_heads < 1 or (d_head is None and d_model % n_heads):
-        raise ValueError(f"d_model ({d_model}) must be divisible by n_heads ({n_heads})")
-    n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-    if n_kv_heads < 1 or n_heads % n_kv_heads:
-        raise ValueError(f"n_heads ({n_heads}) must be divisible by n_kv_heads ({n_kv_heads})")
-    return n_heads, n_kv_heads, d_model // n_heads if d_head is None else d_head
-
-
-def _split_heads(layer: MultiHeadAttention, x: Tensor,
-                 rotate: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, ...]:
-    """Query, key and value of x, each (batch, its heads, tokens, d_head)."""
-    if x.dim() != 3 or x.shape[2] != layer.d_model:
-        raise ValueError(f"x has shape {tuple(x.shape)}: give (batch, tokens, {layer.d_model})")
-    heads = layer.qkv(x).unflatten(2, (-1, layer.d_head)).transpose(1, 2)  # (batch, all, tokens, d)
-    sizes = [layer.n_heads, layer.n_kv_heads, layer.n_kv_heads]
-    if rotate is None:
-        return heads.split(sizes, dim=1)
-    turned, value = heads.split([sum(sizes[:2]), sizes[2]], dim=1)  # both at once: one call less
-    return *rotate(turned).split(sizes[:2], dim=1), value

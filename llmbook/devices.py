@@ -55,6 +55,14 @@ def autocast(device: torch.device | str, precision: str = "auto") -> AbstractCon
     return nullcontext()
 
 
+def activation_dtype(weight: Tensor) -> torch.dtype:
+    """The number format of what a layer computes with `weight`: autocast's inside `autocast`, else the weight's."""
+    kind = weight.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype
+
+
 class _NoDraws(TorchFunctionMode):
     """Skips the random draws of new layers: on the meta device they have nowhere to go, and cost two seconds."""
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import KeyValueCache, MultiHeadAttention
-from .devices import Linear, linear
+from .devices import Linear, activation_dtype, linear
 
 # %% ../notebooks/04_gpt.ipynb #5f5c56fb
 class FeedForward(nn.Module):
@@ -162,22 +161,8 @@ def check_token_ids(token_ids: Tensor, vocab_size: int, context_length: int, pas
 # %% ../notebooks/04_gpt.ipynb #175cf6fe
 def cache_for(weight: Tensor, n_layers: int, batch_size: int, n_heads: int, max_tokens: int,
               d_head: int) -> KeyValueCache:
-    """An empty cache where a model's `weight` is, in the number format that its keys will have.
-
-    Under autocast this is autocast's, else the weight's. Sizes: as in `KeyValueCache`.
-    """
-    kind = weight.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    dtype = torch.get_autocast_dtype(kind) if autocast else weight.dtype
-    return KeyValueCache(n_layers, batch_size, n_heads, max_tokens, d_head, dtype=dtype,
-                         device=weight.device)
-
-
-def _gpt_cache(config: GPTConfig, batch_size: int, max_tokens: int | None,
-               weight: Tensor) -> KeyValueCache:
-    return cache_for(weight, config.n_layers, batch_size, config.n_heads,
-                     config.context_length if max_tokens is None else max_tokens,
-                     config.d_model // config.n_heads)
+    return KeyValueCache(n_layers, batch_size, n_heads, max_tokens, d_head,
+                         activation_dtype(weight), weight.device)
 
 # %% ../notebooks/04_gpt.ipynb #76993b34
 class GPT(nn.Module):
@@ -206,19 +191,34 @@ class GPT(nn.Module):
         With a `cache`, ids continue what it holds and join it. Errors: see `check_token_ids`."""
         past = 0 if cache is None else cache.length
         check_token_ids(token_ids, self.config.vocab_size, self.config.context_length, past)
-        positions = self.position_embedding.weight[past : past + token_ids.shape[1]]
+        tokens = token_ids.shape[1]
+        if cache is None:
+            positions = self.position_embedding.weight[:tokens]  # (tokens, d_model)
+        else:
+            positions = self.position_embedding(cache.positions(tokens))
         x = self.dropout(self.token_embedding(token_ids) + positions)  # (batch, tokens, d_model)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, cache, layer)
-        return self.final_norm(x)
+        return self.final_norm(self.run_blocks(x, cache=cache))
+
+    def run_blocks(self, x: Tensor, first: int = 0, cache: KeyValueCache | None = None) -> Tensor:
+        """Features that enter block `first`, (batch, tokens, d_model), through it and all later
+        ones. The final norm is left to the caller. A `cache` goes with first = 0 only."""
+        for layer in range(first, len(self.blocks)):
+            x = self.blocks[layer](x, cache, layer)
+        return x
 
     def lm_head(self, hidden: Tensor) -> Tensor:
         """Features (..., d_model) -> logits (..., vocab_size)."""
         return linear(hidden, self.token_embedding.weight)
 
-    def new_cache(self, batch_size: int, max_tokens: int | None = None) -> KeyValueCache:
-        """An empty cache for `batch_size` texts of `max_tokens` (`context_length` if None)."""
-        return _gpt_cache(self.config, batch_size, max_tokens, self.token_embedding.weight)
+    def new_cache(self, batch_size: int, max_tokens: int | None = None,
+                  padding: Tensor | None = None) -> KeyValueCache:
+        """An empty cache for `batch_size` texts of `max_tokens` (`context_length` if None).
+        padding: (batch_size,), places at the left of each row without a token."""
+        config, weight = self.config, self.token_embedding.weight
+        return KeyValueCache(
+            config.n_layers, batch_size, config.n_heads,
+            config.context_length if max_tokens is None else max_tokens,
+            config.d_model // config.n_heads, activation_dtype(weight), weight.device, padding)
 
 # %% ../notebooks/04_gpt.ipynb #077aa779
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:

@@ -5,6 +5,8 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from llmbook import attention
@@ -318,8 +320,11 @@ def test_a_cache_with_more_layers_than_the_model_or_left_half_filled():
     with torch.no_grad():
         layer(x, cache, 0), layer(x, cache, 1)
         layer(x, cache, 0)
-        with pytest.raises(ValueError, match="the last pass did not fill all 2 layers of this cache: make a new one"):
+        with pytest.raises(ValueError, match=r"the last pass did not fill all 2 layers.* rewind\(cache.length\)"):
             layer(x, cache, 0)
+        cache.rewind(cache.length)  # the message's remedy
+        layer(x, cache, 0), layer(x, cache, 1)
+    assert cache.length == 4
 
 
 def test_keys_and_values_of_different_shapes():
@@ -343,6 +348,144 @@ def test_a_cache_takes_no_part_in_training():
     assert not cache.keys.requires_grad and cache.length == 0
 
 
+# Rows and lengths that change: what `generate` and a conversation need
+
+
+class Stack(nn.Module):
+    """Attention layers one on the other: what a position holds in the second depends on all before it."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.layers = nn.ModuleList(MultiHeadAttention(24, 3, bias=True, **options) for _ in range(2))
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        for number, layer in enumerate(self.layers):
+            x = x + layer(x, cache, number)
+        return x
+
+
+def new_cache(batch: int, tokens: int = 40, padding: Tensor | None = None) -> KeyValueCache:
+    cache = KeyValueCache(2, batch, 3, tokens, 8, padding=padding)
+    cache.keys.fill_(torch.nan)
+    cache.values.fill_(torch.nan)
+    return cache
+
+
+OPERATIONS = st.lists(st.one_of(
+    st.tuples(st.just("read"), st.integers(1, 5)),
+    st.tuples(st.just("rewind"), st.integers(0, 100)),
+    st.tuples(st.just("select"), st.lists(st.integers(0, 100), min_size=1, max_size=4))), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(operations=OPERATIONS, first=st.integers(1, 3), window=st.sampled_from([None, 1, 3]),
+       padding=st.one_of(st.none(), st.lists(st.integers(0, 4), min_size=3, max_size=3)))
+@torch.no_grad()
+def test_any_sequence_of_reading_going_back_and_choosing_rows_equals_reading_alone(operations, first, window, padding):
+    """The cache against no cache: after each operation, each row is read again by itself, without its padding."""
+    torch.manual_seed(1)
+    stack = randomized(Stack(window=window))
+    paddings = [0] * first if padding is None else padding[:first]
+    cache = new_cache(first, 80, None if padding is None else torch.tensor(paddings))
+    texts = torch.randn(first, 0, 24)
+    for name, value in [("read", 5), *operations]:
+        if name == "read":
+            new = torch.randn(len(texts), value, 24)
+            texts = torch.cat([texts, new], dim=1)
+            assert cache.positions(value).shape == ((value,) if padding is None else (len(texts), value))
+            outputs = stack(new, cache)
+            for row, (text, lead) in enumerate(zip(texts, paddings)):
+                shown = min(value, texts.shape[1] - lead)  # what of the new places is no padding
+                if shown > 0:
+                    alone = stack(text[None, lead:])[0, -shown:]
+                    torch.testing.assert_close(outputs[row, -shown:], alone, rtol=0, atol=1e-5)
+            assert not outputs.isnan().any()  # of padding neither: its NaN would spread
+        elif name == "rewind":
+            length = value % (texts.shape[1] + 1)
+            cache.rewind(length)
+            texts = texts[:, :length]
+        else:
+            rows = torch.tensor(value) % len(texts)
+            cache.select(rows)
+            texts, paddings = texts[rows], [paddings[row] for row in rows]
+        assert cache.length == texts.shape[1]
+
+
+def test_positions_and_mask_of_padded_rows():
+    cache = new_cache(2, padding=torch.tensor([0, 3]))
+    assert cache.positions(5).tolist() == [[0, 1, 2, 3, 4], [0, 0, 0, 0, 1]]  # never negative
+    mask = cache.mask(5)
+    assert mask.shape == (2, 1, 5, 5) and mask.dtype == torch.bool
+    assert mask[0].all() and mask[1, 0, 4].tolist() == [False, False, False, True, True]
+    assert mask[1, 0, 1].tolist() == [False, True, False, True, True]  # padding sees itself: no softmax over nothing
+    assert new_cache(2).mask(5) is None and new_cache(2).positions(2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("length", [-1, 4, 100])
+def test_a_cache_cannot_go_back_to_what_it_does_not_hold(length):
+    cache = new_cache(1)
+    with torch.no_grad():
+        Stack()(torch.randn(1, 3, 24), cache)
+    with pytest.raises(ValueError, match=rf"3 tokens cannot go back to {length}: give 0 to 3"):
+        cache.rewind(length)
+    assert cache.length == 3
+
+
+@pytest.mark.parametrize("rows", [torch.tensor([True, False]), torch.tensor(0), torch.tensor([0.0])])
+def test_rows_are_numbers(rows):
+    with pytest.raises(ValueError, match=r"rows are .* give the numbers of the rows to keep"):
+        new_cache(2).select(rows)
+
+
+@pytest.mark.parametrize("padding", [torch.tensor([1, 2, 3]), torch.tensor(1)])
+def test_padding_for_each_row(padding):
+    with pytest.raises(ValueError, match=r"give one number for each of the 2 rows"):
+        new_cache(2, padding=padding)
+
+
+# What other families ask for: a mask, a window, a scale, norms of queries and keys
+
+
+@pytest.mark.parametrize("past", [0, 1, 6])
+@pytest.mark.parametrize("tokens", [1, 4])
+@pytest.mark.parametrize("window", [None, 1, 3, 10, 50])
+@pytest.mark.parametrize("masked", [False, True])
+def test_mask_window_and_scale_equal_the_formula(past, tokens, window, masked):
+    query, key, value = (torch.randn(2, 3, n, 8) for n in (tokens, past + tokens, past + tokens))
+    mask = torch.rand(2, 1, tokens, past + tokens) < 0.6 if masked else None
+    places = torch.arange(past + tokens)
+    itself = places == places[past:, None]
+    seen = (places <= places[past:, None]) & (places > places[past:, None] - (window or 10**6))
+    if masked:
+        mask |= itself
+        seen = seen & mask
+    scores = (query @ key.mT * 0.3).masked_fill(~seen, -torch.inf)
+    found = causal_attention(query, key, value, mask=mask, window=window, scale=0.3)
+    torch.testing.assert_close(found, scores.softmax(-1) @ value)
+
+
+def test_a_window_of_none_is_refused():
+    with pytest.raises(ValueError, match="window is 0: it must be at least 1"):
+        MultiHeadAttention(16, 4, window=0)
+
+
+def test_norms_of_queries_and_keys_come_before_the_rotation():
+    layer = randomized(MultiHeadAttention(24, 6, n_kv_heads=2, qk_norm=lambda size: nn.RMSNorm(size, eps=1e-6),
+                                          scale=0.4, window=3), std=0.5)
+    x = torch.randn(2, 7, 24)
+    query, key, value = (part.unflatten(2, (-1, 4)).transpose(1, 2) for part in layer.qkv(x).split([24, 8, 8], dim=2))
+    query, key = layer.query_norm(query).roll(1, -1), layer.key_norm(key).roll(1, -1)
+    context = causal_attention(query, key, value, window=3, scale=0.4)
+    found = layer(x, rotate=lambda features: features.roll(1, -1))
+    torch.testing.assert_close(found, layer.out(context.transpose(1, 2).flatten(2)))
+    assert not torch.allclose(layer.query_norm.weight, layer.key_norm.weight)  # one each
+
+
+def test_a_plain_layer_has_the_names_it_always_had():
+    names = list(MultiHeadAttention(24, 6, bias=True).state_dict())
+    assert names == ["qkv.weight", "qkv.bias", "out.weight", "out.bias"]
+
+
 # The public names
 
 
@@ -356,4 +499,6 @@ def test_public_names_are_typed_and_documented():
         assert all(p.annotation is not p.empty for p in parameters if p.name != "self")
     assert str(inspect.signature(MultiHeadAttention)) == (
         "(d_model: int, n_heads: int, dropout: float = 0.0, bias: bool = False, out_bias: bool | None = None, "
-        "n_kv_heads: int | None = None, d_head: int | None = None)")
+        "n_kv_heads: int | None = None, d_head: int | None = None, "
+        "qk_norm: collections.abc.Callable[[int], torch.nn.modules.module.Module] | None = None, "
+        "window: int | None = None, scale: float | None = None)")

@@ -189,7 +189,7 @@ def test_progress_bar_is_silent_by_default_and_on_stderr_on_request(capsys):
     (dict(text="", vocab_size=300), "text is empty"),
     (dict(text=" \n\t", vocab_size=300), "text is empty"),
     (dict(text="ab ab", vocab_size=300), r"pairs for 259 tokens only: lower vocab_size \(300\)"),
-    (dict(text=END_OF_TEXT, vocab_size=300), "pairs for 257 tokens only"),
+    (dict(text=END_OF_TEXT, vocab_size=300), "text is empty"),
     (dict(text=STORY, vocab_size=300, special_tokens=END_OF_TEXT), "is one string"),
     (dict(text=STORY, vocab_size=300, special_tokens=("<a>", "<a>")), "must be different and not empty"),
     (dict(text=STORY, vocab_size=300, special_tokens=("<a>", "")), "must be different and not empty"),

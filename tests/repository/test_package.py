@@ -27,11 +27,11 @@ PUBLIC = {
     "training": ["TrainingConfig", "train", "next_token_loss", "evaluate", "save_model", "load_model"],
     "llama": ["LlamaConfig", "Llama"],
     "open_weights": ["load_pretrained", "Chat", "format_chat"],
-    "token_files": ["write_token_files", "TokenFiles", "TokenWindows"],
-    "checkpoints": ["Checkpoints"],
-    "parallel": ["Team"],
+    "scale.token_files": ["write_token_files", "TokenFiles", "TokenWindows"],
+    "scale.checkpoints": ["Checkpoints"],
+    "scale.team": ["Team"],
 }
-HEADLESS = ("generation", "open_weights", "parallel")  # nbdev writes a docstring to a notebook's first module only
+HEADLESS = ("generation", "open_weights")  # nbdev writes a docstring to a notebook's first module only
 WITHOUT_TENSORS = {"fetch", "load_tokenizer", "train_bpe", "GPTConfig", "TrainingConfig", "train", "evaluate",
                    "save_model", "load_model", "LlamaConfig", "load_pretrained", "Chat", "format_chat",
                    "write_token_files", "TokenFiles", "Checkpoints", "Team"}

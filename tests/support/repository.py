@@ -55,13 +55,22 @@ def code_cells(path: Path) -> list[Code]:
 
 
 def modules() -> dict[str, ast.Module]:
-    """Name -> syntax tree of each module of the package, the exercises' own left out."""
-    return {path.stem: ast.parse(path.read_text(encoding="utf-8"))
-            for path in sorted((ROOT / "llmbook").glob("*.py")) if path.stem != "__init__"}
+    """Name -> syntax tree of each module of the package: "gpt", "scale.checkpoints". Exercises' checks are left out."""
+    trees = {module_name(path): ast.parse(path.read_text(encoding="utf-8"))
+             for path in sorted((ROOT / "llmbook").rglob("*.py")) if path.stem not in ("__init__", "__main__")}
+    return {name: tree for name, tree in trees.items() if not name.startswith("book.exercises")}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT / "llmbook").with_suffix("").parts)
+
+
+def module_path(name: str) -> Path:
+    return (ROOT / "llmbook" / name.replace(".", "/")).with_suffix(".py")
 
 
 def is_generated(module: str) -> bool:
-    return GENERATED_MARK in (ROOT / "llmbook" / f"{module}.py").read_text(encoding="utf-8")
+    return GENERATED_MARK in module_path(module).read_text(encoding="utf-8")
 
 
 def defined_names(tree: ast.Module) -> set[str]:

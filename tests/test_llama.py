@@ -20,6 +20,7 @@ from llmbook.llama import (
     rotary_frequencies,
     rotary_table,
     rotate,
+    rotation_at,
 )
 from llmbook.training import TrainingConfig, load_model, next_token_loss, save_model, train
 from tests.support.token_ids import WRONG_TOKEN_IDS
@@ -89,26 +90,26 @@ def test_llama3_scaling_equals_transformers(d_head, base, changes):
 
 
 def test_another_kind_of_scaling_is_named():
-    with pytest.raises(ValueError, match="^rotary scaling 'yarn' is not supported: default, linear, llama3 and fac"):
+    with pytest.raises(ValueError, match="^rotary scaling 'yarn' is not supported: default, linear, factors, llama3"):
         rotary_frequencies(8, scaling={"rope_type": "yarn", "factor": 2.0})
 
 
 def test_position_0_stays_as_it_is():
     x = torch.randn(2, 3, 1, 8)
-    torch.testing.assert_close(rotate(x, *rotary_table(0, 1, rotary_frequencies(8))), x)
+    torch.testing.assert_close(rotate(x, *rotary_table(torch.arange(1), rotary_frequencies(8))), x)
 
 
 def test_a_pair_turns_by_its_angle():
     frequencies = torch.tensor([0.5, 0.1])
     x = torch.tensor([[1.0, 0.0, 0.0, 2.0]])  # pairs (1, 0) and (0, 2): feature i with i + 2
-    found = rotate(x, *rotary_table(3, 1, frequencies))
+    found = rotate(x, *rotary_table(torch.tensor([3]), frequencies))
     expected = [math.cos(1.5), -2 * math.sin(0.3), math.sin(1.5), 2 * math.cos(0.3)]
     torch.testing.assert_close(found, torch.tensor([expected]))
 
 
 def test_turning_keeps_lengths_of_pairs():
     x = torch.randn(2, 3, 40, 16)
-    turned = rotate(x, *rotary_table(7, 40, rotary_frequencies(16, 100.0)))
+    turned = rotate(x, *rotary_table(torch.arange(7, 47), rotary_frequencies(16, 100.0)))
     assert not torch.allclose(turned, x, atol=0.1)
     torch.testing.assert_close(turned.unflatten(-1, (2, 8)).norm(dim=-2), x.unflatten(-1, (2, 8)).norm(dim=-2))
 
@@ -118,8 +119,8 @@ def test_only_the_distance_counts(distance):
     query, key, frequencies = torch.randn(1, 16), torch.randn(1, 16), rotary_frequencies(16, 50.0)
 
     def score(place):
-        turned = rotate(query, *rotary_table(place + distance, 1, frequencies))
-        return (turned * rotate(key, *rotary_table(place, 1, frequencies))).sum()
+        turned = rotate(query, *rotary_table(torch.tensor([place + distance]), frequencies))
+        return (turned * rotate(key, *rotary_table(torch.tensor([place]), frequencies))).sum()
 
     scores = torch.stack([score(place) for place in (0, 1, 5, 60, 200)])
     assert (scores - scores[0]).abs().max() < 1e-4 * query.norm() * key.norm()
@@ -129,9 +130,10 @@ def test_only_the_distance_counts(distance):
 
 def test_a_table_continues_where_another_ends():
     frequencies = rotary_frequencies(8)
-    whole = rotary_table(0, 12, frequencies)
+    whole = rotary_table(torch.arange(12), frequencies)
     assert whole[0].shape == whole[1].shape == (12, 8)
-    for table, first, second in zip(whole, rotary_table(0, 5, frequencies), rotary_table(5, 7, frequencies)):
+    parts = (rotary_table(places, frequencies) for places in torch.arange(12).split([5, 7]))
+    for table, first, second in zip(whole, *parts):
         torch.testing.assert_close(torch.cat([first, second]), table)
 
 
@@ -242,18 +244,89 @@ def test_features_of_a_head_must_be_a_whole_number(d_head):
 def test_defaults_are_smollm2_and_frozen():
     config = LlamaConfig()
     assert dataclasses.astuple(config) == (
-        49152, 8192, 576, 9, 3, 30, 1536, 64, 100000.0, None, 1e-5, False, False, True)
+        49152, 8192, 576, 9, 3, 30, 1536, 64, 100000.0, None, 1e-5, False, False, True,
+        False, None, None, ())
     with torch.device("meta"):
         assert count_parameters(Llama(config)) == 134_515_008  # as the model's authors count
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.d_model = 5
 
 
+@pytest.mark.parametrize("changes, message", [
+    ({"n_layers": True}, "n_layers is True: it must be a whole number"),
+    ({"window": 0}, "window is 0: it must be a whole number, at least 1"),
+    ({"window_layers": [0, 3]}, "window_layers names block 3: there are 0 to 2"),
+    ({"no_rope_layers": [-1]}, "no_rope_layers names block -1: there are 0 to 2"),
+    ({"rope_base": "10000"}, "rope_base is '10000': it must be a number above 1"),
+    ({"norm_eps": -1e-5}, "norm_eps is -1e-05: it must be a number above 0"),
+    ({"rope_scaling": {"rope_type": "linear"}}, "scaling 'linear' has factor = None: give a number"),  # finding A15
+    ({"rope_scaling": {"rope_type": "linear", "factor": "4"}}, "has factor = '4': give a number above 0"),
+    ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}, "_freq_factor = 1.0: they must differ"),
+])
+def test_settings_that_cannot_work_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **changes)
+
+
 # --- the model ---------------------------------------------------------------------------------------------------
+
+# finding B: a block on its own used to run silently without positions
+def test_a_block_on_its_own_has_positions():
+    model, x = shaken(), torch.randn(2, 7, 24)
+    block = model.blocks[1]
+    rotation = rotation_at(torch.arange(7), rotary_frequencies(4, 100.0))
+    torch.testing.assert_close(block(x), block(x, rotation=rotation))
+    assert not torch.allclose(block(x), block(x, rotation=lambda features: features), atol=1e-3)
+    with torch.no_grad():
+        cache = KeyValueCache(1, 2, 2, 7, 4)
+        pieces = torch.cat([block(piece, cache) for piece in x.split([4, 1, 2], dim=1)], dim=1)
+    torch.testing.assert_close(pieces, block(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, {"window": 3}, {"qk_norm": True, "no_rope_layers": [1]}])
+def test_padding_at_the_left_changes_nothing(changes):
+    model = shaken(dataclasses.replace(TINY, **changes))
+    texts = [random_ids(1, 9)[0], random_ids(1, 9)[0][:4]]
+    padded = torch.stack([texts[0], F.pad(texts[1], (5, 0))])
+    cache = model.new_cache(2, padding=torch.tensor([0, 5]))
+    together = torch.cat([model(piece, cache) for piece in padded.split([6, 1, 2], dim=1)], dim=1)
+    for row, text in enumerate(texts):
+        torch.testing.assert_close(together[row, -len(text):], model(text[None])[0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_blocks_run_from_any_one_on():
+    model, ids = shaken(), random_ids(2, 9)
+    x = model.blocks[0](model.token_embedding(ids))
+    torch.testing.assert_close(model.final_norm(model.run_blocks(x, first=1)), model.hidden_states(ids))
+
+
+@torch.no_grad()
+def test_layers_without_positions_do_not_turn():
+    config = dataclasses.replace(TINY, no_rope_layers=[0, 2], n_layers=3)
+    seen = []
+    model = shaken(config)
+    for block in model.blocks:
+        block.attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[3] is not None))
+    model(random_ids(1, 5))
+    assert seen == [False, True, False]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers, reach", [(None, 2 + 2 + 2), ([0, 2], 8)])
+def test_a_window_hides_what_is_further_away(layers, reach):
+    model, ids = shaken(dataclasses.replace(TINY, window=3, window_layers=layers)), random_ids(1, 9)
+    changed = ids.clone()
+    changed[0, 0] = (ids[0, 0] + 1) % 50
+    unequal = (model(ids) - model(changed)).abs().amax(-1)[0] > 1e-7
+    assert unequal.tolist() == [place <= reach for place in range(9)]  # two tokens back for each layer with a window
+
+
 
 def test_a_block_normalises_before_each_step_and_adds():
     block, x = shaken().blocks[0], torch.randn(2, 7, 24)
-    table = rotary_table(0, 7, rotary_frequencies(4, 100.0))
+    table = rotary_table(torch.arange(7), rotary_frequencies(4, 100.0))
 
     def norm(x, weight):
         return x / (x.square().mean(-1, keepdim=True) + TINY.norm_eps).sqrt() * weight
@@ -437,4 +510,4 @@ def test_a_rotation_sees_the_whole_past():
         model(torch.tensor([[7]]), cache)
     x = torch.ones(1, 1, 1, 4)
     torch.testing.assert_close(seen[0](x), x)
-    torch.testing.assert_close(seen[1](x), rotate(x, *rotary_table(1, 1, rotary_frequencies(4, 100.0))))
+    torch.testing.assert_close(seen[1](x), rotate(x, *rotary_table(torch.tensor([1]), rotary_frequencies(4, 100.0))))

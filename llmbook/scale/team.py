@@ -1,8 +1,11 @@
-"""The processes that train one model together."""
+"""Several processes that train one model together, as torchrun starts them."""
+
+from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 import torch
@@ -10,147 +13,198 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..devices import best_device
+from ..files import process_place
+from ..protocols import LossFunction
+
+__all__ = ["Team"]
 
 PARALLEL = ("ddp", "fsdp")
+COMPARE_EVERY = 50  # batches
 
 
-class Processes:
-    """The processes that torchrun started, as one of them sees them; or this one alone."""
-
-    def __init__(self, device: str | None = None, parallel: str = "ddp", timeout: float = 600):
-        if parallel not in PARALLEL:
-            raise ValueError(f"parallel is {parallel!r}: choose one of {', '.join(PARALLEL)}")
-        self.size = int(os.environ.get("WORLD_SIZE", 1))  # torchrun sets these three
-        self.rank = int(os.environ.get("RANK", 0)) if self.size > 1 else 0
-        self.leads, self.sharded = self.rank == 0, parallel == "fsdp" and self.size > 1
-        self.device, self.module = torch.device(device or best_device()), None
-        if self.size > 1:
-            if self.device.type == "cuda":
-                self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-                torch.cuda.set_device(self.device)
-            if not dist.is_initialized():
-                backend = "nccl" if self.device.type == "cuda" else "gloo"
-                wait = timedelta(seconds=timeout)
-                store, *_ = next(dist.rendezvous("env://", timeout=wait))
-                # After a restart by torchrun the store still has the addresses of the dead.
-                attempt = f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-                dist.init_process_group(backend, store=dist.PrefixStore(attempt, store),
-                                        rank=self.rank, world_size=self.size, timeout=wait)
-
-    def gather(self, numbers: Sequence[float]) -> list[list[float]]:
-        """The numbers of all processes, in the order of their ranks."""
-        if self.size == 1:
-            return [list(numbers)]
-        mine = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        found = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(found, mine)
-        return [tensor.tolist() for tensor in found]
-
-    def mean(self, number: float) -> float:
-        """The mean of a number over the processes."""
-        return sum(found for [found] in self.gather([number])) / self.size
-
-    def from_first(self, number: float) -> float:
-        """Process 0's number, in every process."""
-        return self.gather([number])[0][0]
-
-
-class Team(Processes):
+class Team:
     """The processes that train one model together: those that torchrun started, or this one alone.
 
     Args:
-        device: where this process computes; the best there is if None. Of several CUDA devices,
-            each process takes its own.
-        parallel: "ddp": each process holds the whole model; "fsdp": each holds a part.
+        device: where this process computes; the best there is if None. Of several CUDA devices, each process takes
+            its own.
+        parallel: "ddp": each process holds the whole model; "fsdp": each holds its rows of every weight.
         timeout: seconds to wait for the others before giving up.
 
-    Attributes: size, the number of processes; rank, this one's number from 0; leads, True in
-    process 0, the only one that prints and saves; device; sharded, True if each holds a part.
-    Raises ValueError for another `parallel`.
-    Source: Li et al., "PyTorch Distributed" (2020); Zhao et al., "PyTorch FSDP" (2023).
+    Attributes: size, the number of processes; rank, this one's number from 0; leads, True in process 0, the only one
+    that prints and saves; device; sharded, True if each holds a part.
+
+    Raises ValueError for another `parallel`, or where RANK and WORLD_SIZE do not fit; RuntimeError if the others do
+    not come. Source: Li et al., "PyTorch Distributed" (2020); Zhao et al., "PyTorch FSDP" (2023).
     """
 
-    def share(self, model: nn.Module, loss_fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def __init__(self, device: torch.device | str | None = None, parallel: str = "ddp", timeout: float = 600):
+        if parallel not in PARALLEL:
+            raise ValueError(f"parallel is {parallel!r}: choose one of {', '.join(PARALLEL)}")
+        self.rank, self.size = process_place()
+        self.leads, self.sharded = self.rank == 0, parallel == "fsdp" and self.size > 1
+        self.device = torch.device(device or best_device())
+        self._module: nn.Module | None = None
+        self._batches, self._seen = 0, 0  # batches read, and a checksum over all of them
+        if self.size == 1:
+            return
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            torch.cuda.set_device(self.device)
+        if not dist.is_initialized():
+            with self._lost_explained():
+                self._meet(timedelta(seconds=timeout))
+
+    def _meet(self, wait: timedelta) -> None:
+        """Find the other processes, where torchrun's variables say."""
+        store, *_ = next(dist.rendezvous("env://", timeout=wait))
+        # After a restart by torchrun the store still has the addresses of the dead.
+        attempt = f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+        dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", rank=self.rank, timeout=wait,
+                                store=dist.PrefixStore(attempt, store), world_size=self.size)
+
+    def gather(self, numbers: Sequence[float]) -> list[list[float]]:
+        """The numbers of all processes, in the order of their ranks; all must call it, with equally many."""
+        if self.size == 1:
+            return [list(numbers)]
+        mine = torch.tensor([float(number) for number in numbers], dtype=torch.float64)
+        if self.device.type == "cuda":
+            mine = mine.to(self.device)
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        with self._lost_explained():
+            dist.all_gather(found, mine)
+            return [tensor.tolist() for tensor in found]
+
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        """The bytes of all processes, in the order of their ranks; all must call it."""
+        if self.size == 1:
+            return [content]
+        sizes = [int(size) for [size] in self.gather([len(content)])]
+        mine = torch.zeros(max(sizes), dtype=torch.uint8)
+        mine[:len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        if self.device.type == "cuda":
+            mine = mine.to(self.device)
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        with self._lost_explained():
+            dist.all_gather(found, mine)
+            return [tensor[:size].cpu().numpy().tobytes() for tensor, size in zip(found, sizes)]
+
+    def sum(self, number: float) -> float:
+        """A number added up over the processes; all must call it."""
+        return sum(found for [found] in self.gather([number]))
+
+    def own_rows(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """This process's rows of a batch, each tensor (batch, ...) -> (own rows, ...): every `size`-th.
+
+        Every process reads whole batches, and the same ones. Raises ValueError if there are fewer rows than processes,
+        or if the batches turn out to differ: that is looked at with the first, and then every 50.
+        """
+        if self.size == 1:
+            return tuple(batch)
+        rows = len(batch[0])
+        if rows < self.size:
+            raise ValueError(f"a batch of {rows} cannot be split among {self.size} processes: raise batch_size, or "
+                             "leave out the last batch (drop_last)")
+        for tensor in batch:
+            content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            self._seen = zlib.crc32(content.numpy(), self._seen)
+        if self._batches % COMPARE_EVERY == 0 and len({seen for [seen] in self.gather([self._seen])}) > 1:
+            raise ValueError(f"the {self.size} processes got different batches: give the loader a seed")
+        self._batches += 1
+        return tuple(tensor[self.rank::self.size] for tensor in batch)
+
+    def share(self, model: nn.Module, loss_fn: LossFunction) -> LossFunction:
         """Prepare a model; returns what to call in place of `loss_fn`, with the same arguments.
 
-        It gives this process's share of a batch's loss. Its backward pass leaves the gradients of
-        the mean over the batch's rows. Of one process it is `loss_fn` itself.
+        All begin with process 0's weights. Of one process it is `loss_fn` itself.
         """
         if self.size == 1:
             return loss_fn
-        for tensor in [*model.parameters(), *model.buffers()]:
-            dist.broadcast(tensor.detach(), src=0)  # all begin with process 0's weights
-        self.module = _Share(model, loss_fn, self)
-        if self.sharded:
-            _shard(self.module, self)
-        else:
-            self.module = nn.parallel.DistributedDataParallel(self.module)
-        return lambda _, *batch: self.module(*batch)
+        with self._lost_explained():
+            for tensor in [*model.parameters(), *model.buffers()]:
+                dist.broadcast(tensor.detach(), src=0)
+            module = _LossOf(model, loss_fn)
+            if self.sharded:
+                self._shard(module)
+                self._module = module
+            else:
+                self._module = nn.parallel.DistributedDataParallel(module)
 
-    def part(self, last: bool) -> AbstractContextManager:
-        """For one of several batches that make a step: exchange gradients after the last only."""
-        if self.sharded:
-            self.module.set_requires_gradient_sync(last)
-        elif self.size > 1 and not last:
-            return self.module.no_sync()
-        return nullcontext()
+        def compute(_: nn.Module, *batch: Tensor) -> Tensor:
+            with self._lost_explained():
+                return self._module(*batch)
+
+        return compute
+
+    def _shard(self, module: nn.Module) -> None:
+        """Leave each process its rows of every parameter. A block's whole weights exist only while that block
+        computes; so each block is a unit of its own, and the rest is one more."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(self.device.type, (self.size,))
+        for part in module.modules():
+            if isinstance(part, nn.ModuleList):
+                for block in part:
+                    fully_shard(block, mesh=mesh)
+        fully_shard(module, mesh=mesh)
+
+    @contextmanager
+    def exchange(self, last: bool) -> Iterator[None]:
+        """The context of one of a step's forward and backward passes; gradients are exchanged in the last only. They
+        become the mean over the processes."""
+        with self._lost_explained():
+            if self.sharded:
+                self._module.set_requires_gradient_sync(last)
+                yield
+            elif self.size > 1 and not last:
+                with self._module.no_sync():
+                    yield
+            else:
+                yield
+
+    @contextmanager
+    def _lost_explained(self) -> Iterator[None]:
+        """Raise a clearer error in place of one which says that another process of the team is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not _is_about_others(error):
+                raise
+            raise LostProcessError(
+                f"process {self.rank} waited in vain for another of the {self.size}, which has ended or hangs; its own "
+                "message says why. torchrun --max-restarts=3 starts all again, and with checkpoints they go on from "
+                f"the newest ({str(error).splitlines()[0][:120]})") from error
 
 
-class _Share(nn.Module):
-    """The loss of one process's rows of a batch, as a module, which is what PyTorch's wrappers
-    need; so any `loss_fn` can use any part of the model."""
+class LostProcessError(RuntimeError):
+    """Another process of the team has ended or hangs."""
 
-    def __init__(self, model: nn.Module, loss_fn: Callable[..., Tensor], team: Team):
+
+def _is_about_others(error: RuntimeError) -> bool:
+    """Whether an error says that the exchange with other processes failed. NCCL's and the store's have a class of
+    their own; Gloo raises plain RuntimeErrors, which begin with the place in its source."""
+    if isinstance(error, LostProcessError):
+        return False  # explained already
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error).split("]")[0]
+
+
+class _LossOf(nn.Module):
+    """A loss as a module, which is what PyTorch's wrappers need; so any `loss_fn` can use any part of the model."""
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction):
         super().__init__()
-        self.model, self.loss_fn, self.team, self.checked = model, loss_fn, team, False
+        self.model, self.loss_fn = model, loss_fn
 
     def forward(self, *batch: Tensor) -> Tensor:
-        if not self.model.training:  # an evaluation: every process reads all of it
-            return self.loss_fn(self.model, *batch)
-        rows, rank, size = len(batch[0]), self.team.rank, self.team.size
-        if rows < size:
-            raise ValueError(f"a batch of {rows} cannot be split among {size} processes: raise "
-                             "batch_size, or leave out the last batch (drop_last)")
-        if not self.checked and not _is_the_same_in(self.team, batch[0]):
-            raise ValueError(f"the {size} processes got different batches: give the loader a seed")
-        self.checked = True
-        mine = [tensor[rank::size] for tensor in batch]
-        # The wrappers average over processes. Where one has a row more, it must weigh more.
-        return self.loss_fn(self.model, *mine) * (len(mine[0]) * size / rows)
+        return self.loss_fn(self.model, *batch)
 
 
-def _is_the_same_in(team: Team, tensor: Tensor) -> bool:
-    """By a number that other content, or another order, would hardly have."""
-    numbers = tensor.detach().flatten().cpu().double()
-    found = float(numbers @ torch.arange(1, len(numbers) + 1, dtype=torch.float64).sin())
-    return len({other for [other] in team.gather([found])}) == 1
+# --- until `train` calls the methods of protocols.Team ---
+
+Team.part = Team.exchange
+Team.mean = lambda self, number: self.sum(number) / self.size
 
 
-def _shard(module: nn.Module, team: Team) -> None:
-    """Leave each process its rows of every parameter. A block's whole weights exist only while
-    that block computes; so each block is a unit of its own, and the rest is one more."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh(team.device.type, (team.size,))
-    for part in module.modules():
-        if isinstance(part, nn.ModuleList):
-            for block in part:
-                fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
-
-
-@contextmanager
-def lost_processes_explained(team: Team) -> Iterator[None]:
-    """Raise a clearer error in place of one which says that another process of the team is gone."""
-    signs = ("connection", "gloo", "nccl", "timed out", "timeout", "peer", "socket")
-    try:
-        yield
-    except RuntimeError as error:
-        if team.size == 1 or not any(sign in str(error).lower() for sign in signs):
-            raise
-        raise RuntimeError(
-            f"process {team.rank} waited in vain for another of the {team.size}, which has ended "
-            "or hangs; its own message says why. torchrun --max-restarts=3 starts all again, and "
-            f"with checkpoints they go on from the newest ({str(error).splitlines()[0][:120]})"
-        ) from error
+def lost_processes_explained(team: Team) -> AbstractContextManager:
+    return team._lost_explained()

@@ -57,10 +57,10 @@ def main() -> None:
 
         class Noted(Checkpoints):
             def after_step(self, last: bool) -> bool:
-                before = self.clock.step
+                before = self._last_step
                 stop = super().after_step(last)
-                if self.clock.step != before:
-                    started.append(self.clock.step)
+                if self._last_step != before:
+                    started.append(self._last_step)
                 return stop
 
         def on_step(record: dict) -> None:  # called before the checkpoint of this step
@@ -68,7 +68,7 @@ def main() -> None:
             step = record["step"]
             if started and (started[-1] == step - 1 or step - 1 in unfinished):
                 busy.add(step)
-                if not keep.writer.writing.done():
+                if not keep._writing[1].done():
                     unfinished.add(step)
             if ends[-1] - ends[0] > 60 * options.minutes:
                 raise KeyboardInterrupt

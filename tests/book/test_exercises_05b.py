@@ -299,7 +299,8 @@ def test_neighbours_turn_as_the_model_turns_halves():
     x, frequencies = torch.randn(2, 5, 8), torch.rand(4)
     order = torch.arange(8).view(4, 2).T.flatten()  # first features of all pairs, then second ones
     angles = torch.arange(5)[:, None] * frequencies
-    assert torch.allclose(rotate(x[..., order], *rotary_table(0, 5, frequencies)), neighbours(x, angles)[..., order],
+    table = rotary_table(torch.arange(5), frequencies)
+    assert torch.allclose(rotate(x[..., order], *table), neighbours(x, angles)[..., order],
                           atol=1e-6)
 
 

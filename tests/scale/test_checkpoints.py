@@ -24,11 +24,12 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from llmbook.instructions import instruction_loader, response_loss
-from llmbook.scale import checkpoints as module
+from llmbook.scale import checkpoint_folder as module
+from llmbook.scale import checkpoints as keeping
 from llmbook.scale.checkpoints import Checkpoints
 from llmbook.training import History, evaluate, next_token_loss, train
 from tests.support import training_script as script
-from tests.support.training_script import forks, gpt, loader, quick, records, seed_all, wait_for
+from tests.support.training_script import forks, gpt, loader, quick, records, seed_all, wait_for, write_json
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills processes as only Unix can")
 
@@ -39,6 +40,14 @@ def folder():
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as place:
         yield Path(place) / "run"
+
+
+@pytest.fixture(autouse=True)
+def signals_as_usual():
+    """However the tests were started: a script ignores SIGINT for what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def names(folder: Path) -> list[str]:
@@ -381,7 +390,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(folder, monkeypatch, own
 
     def on_step(record):
         if record["step"] in (3, 5):
-            keeper.writer.finish()  # what was begun before
+            keeper._finish()  # what was begun before
         full[:] = [True] if record["step"] in (3, 4) else []
         if record["step"] == 5:
             assert warned and steps_kept(folder) == [2]
@@ -555,7 +564,7 @@ def test_every_so_many_steps_and_the_last(folder):
     ({}, [8]), ({"every_minutes": 0.5}, [*range(1, 9)])])
 def test_every_so_many_minutes(folder, monkeypatch, settings, expected):
     now = [1000.0]
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(keeping, "time", SimpleNamespace(monotonic=lambda: now[0]))
     train(gpt(), loader(), next_token_loss, quick(8), None, Checkpoints(folder, keep=9, **settings),
           lambda record: now.__setitem__(0, now[0] + 40))
     assert steps_kept(folder) == expected
@@ -563,7 +572,7 @@ def test_every_so_many_minutes(folder, monkeypatch, settings, expected):
 
 def test_ten_minutes_if_nothing_is_said(folder, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(keeping, "time", SimpleNamespace(monotonic=lambda: now[0]))
     train(gpt(), loader(), next_token_loss, quick(8), None, Checkpoints(folder, keep=9),
           lambda record: now.__setitem__(0, now[0] + 200))
     assert steps_kept(folder) == [3, 6, 8]
@@ -636,36 +645,70 @@ def test_a_request_to_end_is_heard_after_the_step(folder, tmp_path, number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_from_outside(folder, tmp_path, number):
     out = tmp_path / "out"
-    process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder), out=str(out),
-                            endless_step=0)
+    process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder), out=str(out))
     wait_for(f"{out}.ready")
     os.kill(process, number)
-    assert forks().wait(process, 20) == 0, (tmp_path / "printed").read_text()
+    assert forks().wait(process) == 0, (tmp_path / "printed").read_text()
     told = wait_for(out)
     steps = len(told["records"])
     assert told["interrupted"] and told["restored"] and 3 <= steps < 1000 and steps_kept(folder) == [steps]
-    shorter = quick(1000)  # and it goes on with the next step
-    with pytest.raises(Stop):
-        train(gpt(seed=1), loader(), next_token_loss, shorter, None, Checkpoints(folder, 1), stop_at(steps + 2))
+    assert told["saved"] == steps
+    with pytest.raises(Stop):  # and it goes on with the next step
+        train(gpt(seed=1), loader(), next_token_loss, quick(1000), None, Checkpoints(folder, 1), stop_at(steps + 2))
     assert steps_kept(folder) == [steps, steps + 1]
 
 
 @pytest.mark.parametrize("first, second, code", [
     (signal.SIGTERM, signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, signal.SIGINT, 0),
-    (signal.SIGINT, signal.SIGTERM, -signal.SIGTERM)])
+    (signal.SIGINT, signal.SIGTERM, -signal.SIGTERM), (signal.SIGTERM, signal.SIGINT, 0)])
 def test_a_second_signal_ends_at_once(folder, tmp_path, first, second, code):
     out = tmp_path / "out"
-    process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder), out=str(out),
-                            endless_step=1)
+    process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder), out=str(out), hold=True,
+                            grace=0.05)
     wait_for(f"{out}.ready")
     os.kill(process, first)
-    wait_for(f"{out}.noticed")
-    start = time.monotonic()
+    wait_for(f"{out}.late")
     os.kill(process, second)
-    assert forks().wait(process, 20) == code, (tmp_path / "printed").read_text()
-    assert time.monotonic() - start < 10
-    if code == 0:  # a second Ctrl-C is caught: the history so far
-        assert wait_for(out)["interrupted"] and len(wait_for(out)["records"]) == 2
+    assert forks().wait(process) == code, (tmp_path / "printed").read_text()  # though the step is held
+    if code == 0:  # a second Ctrl-C is caught: the history so far, and what of it is on the disk
+        told = wait_for(out)
+        assert told["interrupted"] and len(told["records"]) == 2 and told["saved"] == 0 and told["restored"]
+    assert steps_kept(folder) == []
+
+
+@pytest.mark.parametrize("first, second", [(signal.SIGINT, signal.SIGINT), (signal.SIGINT, signal.SIGTERM),
+                                           (signal.SIGTERM, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM)])
+def test_two_signals_within_a_moment_are_one_request(folder, tmp_path, first, second):  # finding A17
+    out = tmp_path / "out"
+    process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder), out=str(out), hold=True,
+                            grace=1000.0)
+    wait_for(f"{out}.ready")
+    os.kill(process, first)
+    os.kill(process, second)
+    wait_for(f"{out}.noticed")
+    os.kill(process, second)
+    write_json(f"{out}.go", True)
+    assert forks().wait(process) == 0, (tmp_path / "printed").read_text()
+    told = wait_for(out)
+    assert told["interrupted"] and told["restored"] and len(told["records"]) == told["saved"] == 3
+    assert steps_kept(folder) == [3]
+
+
+def test_what_is_ignored_stays_ignored(folder, tmp_path):  # finding A17
+    """A script ignores SIGINT for what it starts in the background; SIGTERM ends that in order."""
+    out = tmp_path / "out"
+    process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder), out=str(out), hold=True,
+                            grace=1000.0, ignored=True)
+    wait_for(f"{out}.ready")
+    for _ in range(3):
+        os.kill(process, signal.SIGINT)
+    os.kill(process, signal.SIGTERM)
+    wait_for(f"{out}.noticed")
+    os.kill(process, signal.SIGINT)
+    write_json(f"{out}.go", True)
+    assert forks().wait(process) == 0, (tmp_path / "printed").read_text()
+    told = wait_for(out)
+    assert told["interrupted"] and told["restored"] and told["saved"] == 3
 
 
 def test_handlers_are_restored_whatever_happens(folder):
@@ -695,7 +738,7 @@ def test_two_runs_do_not_share_a_folder(folder, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_lock_of_a_killed_run_is_free(folder, tmp_path, workers):
     process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder),
-                            out=str(tmp_path / "out"), endless_step=1, workers=workers)
+                            out=str(tmp_path / "out"), hold=True, workers=workers)
     wait_for(f"{tmp_path / 'out'}.ready")
     with pytest.raises(RuntimeError, match="another run"):
         train(gpt(), loader(), next_token_loss, quick(3), None, Checkpoints(folder))
@@ -756,15 +799,15 @@ def test_load_refuses_another_model(folder, changes):
 def test_another_format_and_a_closed_file_are_no_damage(folder, monkeypatch):
     """Else the next run would take the checkpoint before, and remove this one."""
     train(gpt(), loader(), next_token_loss, quick(4), checkpoints=Checkpoints(folder, every_steps=2))
-    monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
-    with pytest.raises(RuntimeError, match=r"step-00000004 has format 1, this llmbook reads 2: use the version"):
+    monkeypatch.setattr(module, "READABLE", (1,))
+    with pytest.raises(RuntimeError, match=r"step-00000004 has format 2, this llmbook reads 1: use the version"):
         Checkpoints(folder).newest()
     monkeypatch.undo()
 
     def closed(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(module, "_checksum", closed)
+    monkeypatch.setattr(module, "checksum_of", closed)
     with pytest.raises(PermissionError):
         Checkpoints(folder).newest()
     assert steps_kept(folder) == [2, 4]
@@ -773,10 +816,10 @@ def test_another_format_and_a_closed_file_are_no_damage(folder, monkeypatch):
 def test_an_end_that_is_interrupted_gives_back_the_folder_and_the_signals(folder, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
 
-    def interrupted(writer):
+    def interrupted(keeper):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.Writer, "finish", interrupted)
+    monkeypatch.setattr(Checkpoints, "_finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(gpt(), loader(), next_token_loss, quick(1), checkpoints=Checkpoints(folder, every_steps=2))
     monkeypatch.undo()

@@ -7,6 +7,7 @@ import pickle
 import signal
 import sys
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from llmbook.book.corpora import data_folder
 from llmbook.formats.tokenizers import HubTokenizer
-from llmbook.scale import token_files as module
-from llmbook.scale.token_files import TokenFiles, TokenWindows, write_token_files
+from llmbook.scale import documents, encoding, token_files, token_shards
+from llmbook.scale.token_files import TokenFiles, TokenWindows, tokenizer_fingerprint, write_token_files
+from llmbook.scale.token_shards import Shard, TokenHeader
+from llmbook.scale.token_windows import FileWindows
 from llmbook.text import END_OF_TEXT, load_tokenizer, read_text, train_bpe
 
 STORY = read_text(data_folder() / "twenty_in_hand.txt")
@@ -61,7 +64,7 @@ def expected_ids(documents, tokenizer) -> list[int]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
 
 
 def header_of(folder: Path) -> dict:
@@ -71,8 +74,9 @@ def header_of(folder: Path) -> dict:
 @pytest.fixture
 def encoded(monkeypatch):
     """The chunks that are encoded in this process, as they come."""
-    chunks, encode = [], module._Encoder.__call__
-    monkeypatch.setattr(module._Encoder, "__call__", lambda self, chunk: chunks.append(chunk) or encode(self, chunk))
+    chunks, encoder = [], encoding.ShardEncoder
+    encode = encoder.__call__
+    monkeypatch.setattr(encoder, "__call__", lambda self, chunk: chunks.append(chunk) or encode(self, chunk))
     return chunks
 
 
@@ -93,11 +97,11 @@ def test_every_tokenizer_of_the_book(tmp_path, bpe, hub):
         files = write(DOCUMENTS, tmp_path / name, tokenizer)
         assert all_ids(files) == expected_ids(DOCUMENTS, tokenizer)
         assert files.vocab_size == tokenizer.n_vocab
-        encoder = module._make_encoder(tokenizer, END_OF_TEXT)  # as it travels to a worker process
+        encoder = encoding.ShardEncoder.of(tokenizer, END_OF_TEXT)  # as it travels to a worker process
         chunk = "\ufffftide <|endoftext|>".encode() + b"\xffsea"
         assert pickle.loads(pickle.dumps(encoder))(chunk) == encoder(chunk)
         again = pickle.loads(pickle.dumps(tokenizer))
-        assert module._fingerprint(again) == module._fingerprint(tokenizer)
+        assert tokenizer_fingerprint(again) == tokenizer_fingerprint(tokenizer)
 
 
 def test_fingerprints_differ(bpe, hub):
@@ -105,7 +109,7 @@ def test_fingerprints_differ(bpe, hub):
               train_bpe(STORY[:9000], 400),
               tiktoken.Encoding("bpe", pat_str=r"\S+|\s+", mergeable_ranks=bpe._mergeable_ranks,
                                 special_tokens=bpe._special_tokens)]
-    assert len({module._fingerprint(tokenizer) for tokenizer in others}) == len(others)
+    assert len({tokenizer_fingerprint(tokenizer) for tokenizer in others}) == len(others)
 
 
 def test_the_header_says_what_the_shards_are(tmp_path, bpe):
@@ -115,7 +119,7 @@ def test_the_header_says_what_the_shards_are(tmp_path, bpe):
     assert sum(shard["documents"] for shard in header["shards"]) == len(DOCUMENTS)
     assert sum(shard["bytes"] for shard in header["shards"]) == BYTES
     assert all(0 < shard["bytes"] <= 5000 and len(shard["sha256"]) == 64 for shard in header["shards"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == \
+    assert [*contents(tmp_path)] == \
         [*(f"shard-{index:05}.bin" for index in range(len(files.shards))), "tokens.json"]
 
 
@@ -127,14 +131,14 @@ def test_bytes_of_a_token(tmp_path, vocab_size, dtype):
         def encode(self, text, **_):
             return [vocab_size - 1]
 
-    encoder = module._make_encoder(LastIds(), END_OF_TEXT)
+    encoder = encoding.ShardEncoder.of(LastIds(), END_OF_TEXT)
     assert encoder.dtype == np.dtype(dtype)
     assert encoder(b"a\xff") == np.array([vocab_size - 1] * 2 + [vocab_size - 1], dtype).tobytes()
 
 
 def test_an_id_outside_the_vocabulary(bpe):
     with pytest.raises(ValueError, match="gave the id 397, but says that it has 300: its file is damaged"):
-        module._Encoder(bpe, 0, 300)(bpe.decode([397]).encode())
+        encoding.ShardEncoder(bpe, 0, 300)(bpe.decode([397]).encode())
 
 
 def test_special_tokens_in_a_document_are_spelled(tmp_path, bpe, hub):
@@ -177,13 +181,13 @@ def test_a_line_longer_than_a_part_is_cut_between_characters(tmp_path, bpe, size
 
 def test_parts_are_small_and_join_to_the_document():
     for size in (1000, 1017, 10**6):
-        parts = [*module._row_parts([("here", STORY)], "text", size)]
+        parts = [*documents.document_parts([STORY], size=size)]
         assert b"".join(parts) == STORY.encode() + b"\xff" and all(len(part) <= size + 1 for part in parts)
 
 
 @pytest.mark.parametrize("text", ["x" * 999 + "\n\n\n", "\n" * 1500 + "x"])
 def test_white_space_at_an_end_of_a_long_document_stays(text):
-    assert b"".join(module._row_parts([("here", text)], "text", 1000)) == text.encode() + b"\xff"
+    assert b"".join(documents.document_parts([text], size=1000)) == text.encode() + b"\xff"
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------
@@ -238,8 +242,8 @@ def test_reading_waits_for_the_encoding(tmp_path, bpe):
             assert read - encoded <= 4  # ahead + 1 in flight, and one that is being read
         return result
 
-    chunks = module._chunks(module._parts(source(), [], "text", 1000), 1000)
-    for _, result in module._in_order(chunks, lambda *_: False, submit, ahead=3):
+    chunks = encoding.chunks_of(documents.document_parts(source(), size=1000), 1000)
+    for _, result in encoding.encoded_in_order(chunks, lambda *_: False, submit, ahead=3):
         result()
     assert encoded == 199
 
@@ -381,10 +385,10 @@ def test_killed_at_any_moment_it_goes_on_where_it_stopped(tmp_path, bpe, encoded
 
 def test_a_complete_folder_is_left_as_it_is(tmp_path, bpe, encoded):
     write(DOCUMENTS, tmp_path, bpe, shard_bytes=5000)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in contents(tmp_path)}
     encoded.clear()
     write(DOCUMENTS, tmp_path, bpe, shard_bytes=5000)
-    assert not encoded and {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    assert not encoded and {name: (tmp_path / name).stat().st_mtime_ns for name in contents(tmp_path)} == before
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 100)])
@@ -422,7 +426,7 @@ def test_what_changed_is_refused_and_nothing_lost(tmp_path, change, settings, me
     tokenizer = train_bpe(STORY, 400, special_tokens=("<|x|>", END_OF_TEXT))
     write(DOCUMENTS, tmp_path, tokenizer, shard_bytes=5000)
     if not complete:
-        module._write_header(tmp_path, {**header_of(tmp_path), "complete": False})
+        TokenHeader.read(tmp_path).write(tmp_path, complete=False)
     before, settings = contents(tmp_path), {"shard_bytes": 5000, **settings}
     tokenizer = train_bpe(STORY, settings.pop("tokenizer", 400), special_tokens=("<|x|>", END_OF_TEXT))
     with pytest.raises(ValueError, match=message):
@@ -457,7 +461,7 @@ def test_other_settings_are_fine_while_no_shard_is_there(tmp_path, bpe, hub):
 
 def test_shards_without_a_header_and_strange_headers(tmp_path, bpe):
     broken(tmp_path, "shard-00000.bin", b"mine")
-    with pytest.raises(ValueError, match=r"shard-00000\.bin is there, but no tokens\.json that says what it is"):
+    with pytest.raises(ValueError, match=r"holds shard-00000\.bin but no tokens\.json.*: give a new or empty folder"):
         write(["a"], tmp_path, bpe)
     assert contents(tmp_path) == {"shard-00000.bin": b"mine"}
     with pytest.raises(FileNotFoundError, match=r"tokens\.json does not exist: give a folder that write_token_files"):
@@ -508,8 +512,8 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path, bpe):
     shards = [path.read_bytes() for path in sorted(tmp_path.glob("shard-*.bin"))]
     alive = [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     assert wait_for(lambda: not [pid for pid in alive if state_of(pid) not in "XZ"], 10), "workers outlive their parent"
-    encoder = module._make_encoder(bpe, END_OF_TEXT)
-    chunks = module._chunks(module._parts(endless_documents(), [], "text", 3000), 3000)
+    encoder = encoding.ShardEncoder.of(bpe, END_OF_TEXT)
+    chunks = encoding.chunks_of(documents.document_parts(endless_documents(), size=3000), 3000)
     assert [encoder(chunk) for _, chunk in zip(shards, chunks)] == shards
 
 
@@ -526,12 +530,12 @@ def test_a_worker_that_dies_is_reported(tmp_path, bpe, monkeypatch):
             pass
 
         def submit(self, *_):
-            raise module.BrokenProcessPool("a child process terminated abruptly")
+            raise encoding.BrokenProcessPool("a child process terminated abruptly")
 
         def shutdown(self, cancel_futures):
             assert cancel_futures
 
-    monkeypatch.setattr(module, "ProcessPoolExecutor", BrokenPool)
+    monkeypatch.setattr(encoding, "ProcessPoolExecutor", BrokenPool)
     with pytest.raises(RuntimeError, match="a worker process ended too early: put a script's code under `if __name__"):
         write(DOCUMENTS, tmp_path, bpe, processes=2)
 
@@ -539,8 +543,8 @@ def test_a_worker_that_dies_is_reported(tmp_path, bpe, monkeypatch):
 def test_processes_by_default(tmp_path, bpe, monkeypatch):
     seen = []
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    monkeypatch.setattr(module, "_write_shards", lambda *arguments: seen.append(arguments[4]))
-    with pytest.raises(ValueError, match="is not complete"):
+    monkeypatch.setattr(token_files, "encoding_processes", lambda encoder, processes: seen.append(processes))
+    with pytest.raises(TypeError):
         write_token_files(["a"], tmp_path, bpe, progress=False)
     assert seen == [7]
 
@@ -551,13 +555,13 @@ def made_files(folder: Path, sizes, vocab_size=65_536, first=0, tokenizer="made"
     """Shards of these sizes whose ids count up from `first` through all of them."""
     folder.mkdir()
     starts = first + np.cumsum([0, *sizes])
-    shards = [{"file": f"shard-{n:05}.bin", "tokens": size, "documents": 0, "bytes": 0, "sha256": ""}
-              for n, size in enumerate(sizes)]
-    for shard, start in zip(shards, starts):
-        np.arange(start, start + shard["tokens"], dtype="<u2").tofile(folder / shard["file"])
-    module._write_header(folder, {
-        "format": 1, "complete": True, "tokenizer": tokenizer, "vocab_size": vocab_size, "dtype": "<u2",
-        "end_of_text": 0, "shard_bytes": 1000, "shards": shards})
+    shards = []
+    for number, (size, start) in enumerate(zip(sizes, starts)):
+        ids = np.arange(start, start + size, dtype="<u2").tobytes()
+        shards.append(Shard(TokenHeader.shard_name(number), size, 0, 0, "", zlib.crc32(ids)))
+        (folder / shards[-1].file).write_bytes(ids)
+    dtype = "<u2" if vocab_size <= 2**16 else "<u4"
+    TokenHeader(tokenizer, vocab_size, dtype, 0, 1000, True, shards).write(folder)
     return TokenFiles(folder)
 
 
@@ -654,7 +658,7 @@ def test_shards_are_read_only_memory_maps_and_windows_views_of_them(tmp_path):
     assert all(isinstance(shard, np.memmap) for shard in files.shards) and len(files.shards) == 2
     with pytest.raises(ValueError, match="read-only"):
         files.shards[0][0] = 1
-    window = module._FileWindows(files, 8)[45]
+    window = FileWindows(files, 8)[45]
     assert isinstance(window, np.memmap) and window.base is not None and window.tolist() == [*range(53, 62)]
 
 
@@ -662,7 +666,7 @@ def test_shards_are_read_only_memory_maps_and_windows_views_of_them(tmp_path):
 def test_more_shards_than_a_process_may_open_files(tmp_path, monkeypatch):
     import resource
 
-    monkeypatch.setattr(module, "_OPEN_SHARDS", 20)
+    monkeypatch.setattr(token_shards, "_OPEN_SHARDS", 20)
     files = made_files(tmp_path / "a", [12] * 100)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, limits[1]))

@@ -26,7 +26,8 @@ from safetensors.torch import save_file
 
 from llmbook import training
 from llmbook.gpt import GPT, GPTConfig
-from llmbook.scale import checkpoints as module
+from llmbook.scale import checkpoint_folder as module
+from llmbook.scale import signals
 from llmbook.scale.checkpoints import Checkpoints
 from llmbook.scale.team import Team
 from llmbook.text import make_dataloader
@@ -101,7 +102,7 @@ def with_a_full_disk(folder: str, out: str) -> None:
     """No file may grow above 4,096 bytes from step 3 to step 6, as far as the system is concerned."""
     def on_step(record):
         if record["step"] in (3, 7):
-            keeper.writer.finish()  # what was begun before
+            keeper._finish()  # what was begun before
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096 if record["step"] == 3 else hard, hard))
         seen.append(sorted(path.name for path in Path(folder).iterdir() if path.name != ".lock"))
 
@@ -114,24 +115,32 @@ def with_a_full_disk(folder: str, out: str) -> None:
                      "records": records(history)})
 
 
-def until_a_signal(folder: str, out: str, endless_step: int, workers: int = 0) -> None:
-    """Writes `out`.ready at its third step. If told so, that step takes a minute."""
+def until_a_signal(folder: str, out: str, hold: bool = False, grace: float = 1.0, ignored: bool = False,
+                   workers: int = 0) -> None:
+    """Writes `out`.ready at its third step. With `hold`, that step waits until there is a file `out`.go, and meanwhile
+    `out`.noticed says that a signal was, and `out`.late that another would be the second one."""
     def loss(model, *batch):
         calls.append(None)
         if model.training and len(calls) == 3:
             write_json(f"{out}.ready", True)
-            while endless_step and time.monotonic() - start < 60:
-                time.sleep(0.01)
-                if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            while hold and not os.path.exists(f"{out}.go") and time.monotonic() - start < 60:
+                time.sleep(0.005)
+                if keeper.signals.arrived and not os.path.exists(f"{out}.noticed"):
                     write_json(f"{out}.noticed", True)
-        time.sleep(0.01)
+                if keeper.signals.arrived and time.monotonic() - keeper.signals.first > grace:
+                    write_json(f"{out}.late", True)
+        time.sleep(0.005)
         return next_token_loss(model, *batch)
 
-    calls, start = [], time.monotonic()
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.GRACE = grace
+    calls, start, keeper = [], time.monotonic(), Checkpoints(folder, 1000)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    history = train(gpt(), loader(num_workers=workers), loss, quick(1000), checkpoints=Checkpoints(folder, 1000))
+    history = train(gpt(), loader(num_workers=workers), loss, quick(1000), checkpoints=keeper)
     after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    write_json(out, {"interrupted": history.interrupted, "records": records(history), "restored": before == after})
+    write_json(out, {"interrupted": history.interrupted, "records": records(history), "restored": before == after,
+                     "saved": keeper.saved_step})
 
 
 def saves_without_end(folder: str) -> None:
@@ -254,6 +263,10 @@ def _become(order: dict) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.environ.update(order["environment"])
+        # Whoever started the tests may have ignored or blocked them.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         globals()[order["job"]](**order["arguments"])
         code = 0
     except BaseException:

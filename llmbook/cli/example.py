@@ -1,0 +1,48 @@
+"""The file of settings that `llmbook pretrain --example` prints."""
+
+EXAMPLE = '''\
+# Settings for `llmbook pretrain`. As it stands, this file trains a small GPT on the documentation that every Python
+# carries: a few minutes on two cores. Paths are seen from the folder in which you run the command. What begins with
+# "# " and a key is an option that is not used here.
+
+out = "runs/example"                # everything is written here: tokens, checkpoints, log, model
+
+[model]
+kind = "gpt"                        # or "llama"; with each, any field of GPTConfig or LlamaConfig
+# preset = "gpt2"                   # or "gpt2-medium", "gpt2-large", "gpt2-xl": OpenAI's sizes
+context_length = 128                # the most tokens that the model looks at
+d_model = 128                       # features of a token; must be divisible by n_heads
+n_heads = 4
+n_layers = 4
+dropout = 0.0
+
+[data]
+train = "python-documentation"      # or "twenty-in-hand", the book's story; a text file; a folder of them; JSON Lines;
+                                    # or what `llmbook tokenize` wrote. Several, with their shares of the batches:
+                                    # [{path = "stories", share = 0.7}, {path = "code.jsonl", share = 0.3}]
+validation = 0.05                   # this share is held out; or the path of other text
+tokenizer = 2048                    # learn a byte-pair encoding of 2048 tokens; or "gpt2"; or a tokenizer's file
+# text_column = "text"              # the key of the text in JSON Lines
+
+[training]
+max_steps = 500
+batch_size = 16                     # windows of context_length tokens in a batch
+learning_rate = 2e-3                # the highest one
+warmup_steps = 30
+eval_every = 100                    # steps between measurements of the held-out loss
+eval_batches = 10                   # batches for each
+seed = 0                            # of the first weights and of the order of the data
+# accumulation_steps = 4            # batches for one step: a larger batch in the same memory
+# device = "cuda"                   # the best there is if not given; and any other field of TrainingConfig
+
+[checkpoints]                       # the same command goes on from the newest one after whatever ended it
+every_minutes = 5.0
+keep = 2
+# every_steps = 1000
+# folder = "runs/example/checkpoints"
+# allow = ["max_steps"]             # settings that may be changed on the way
+
+[log]
+# csv = "runs/example/log.csv"      # one row a step
+# tensorboard = "runs/example/tensorboard"  # needs: pip install tensorboard
+'''

@@ -1,0 +1,152 @@
+"""The command line's words: commands, flags, and their help."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+from typing import NoReturn
+
+from .errors import UsageError
+
+__all__ = ["make_parser"]
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _run(name: str) -> Callable[[argparse.Namespace], int]:
+    """A command's function, imported when it is called."""
+    return lambda arguments: importlib.import_module(f".{name}", __package__).run(arguments)
+
+
+def _number(kind: type, least: float | None = None, most: float | None = None) -> Callable[[str], float]:
+    """A converter for argparse, with bounds."""
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            word = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} must be {word}") from None
+        if value != value or abs(value) == float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} must be a finite number")
+        if least is not None and value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} must be at least {least:,}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"{text!r} must be at most {most:,}")
+        return value
+
+    return convert
+
+
+def make_parser(version: str) -> Parser:
+    """The parser of the whole command line; `run` of what it gives is the command's function."""
+    parser = Parser("llmbook", description="Train language models and let them write. Each command has its own --help "
+                    "with an example.", epilog="Where the shell does not find `llmbook`, activate the environment in "
+                    "which it is installed, or write `python -m llmbook`, which is the same.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"llmbook {version}")
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, about: str, example: str) -> Parser:
+        added = commands.add_parser(name, help=about, description=about, epilog=f"example: {example}",
+                                    allow_abbrev=False)
+        added.set_defaults(run=_run(name))
+        added.add_argument("--debug", action="store_true", help="show where in the program an error comes from")
+        return added
+
+    _pretrain(command)
+    _tokenize(command)
+    _finetune(command)
+    _generate(command)
+    _chat(command)
+    return parser
+
+
+def _pretrain(command: Callable[..., Parser]) -> None:
+    one = command("pretrain", "Train a model from nothing on text.", "llmbook pretrain --example > run.toml && "
+                  "llmbook pretrain run.toml")
+    one.add_argument("settings", nargs="?", metavar="run.toml", help="a file of settings")
+    one.add_argument("--example", action="store_true", help="print a file of settings that runs, with explanations")
+    one.add_argument("--dry-run", action="store_true", help="say what it would cost, memory and time; write nothing")
+    _training_flags(one)
+
+
+def _tokenize(command: Callable[..., Parser]) -> None:
+    one = command("tokenize", "Turn text into a folder of token files, to train on it again and again.",
+                  "llmbook tokenize stories/ tokens/")
+    one.add_argument("source", help="a text file, a folder of them, or JSON Lines")
+    one.add_argument("folder", help="where the token files go")
+    one.add_argument("--tokenizer", default="gpt2", metavar="NAME_OR_FILE_OR_N",
+                     help="gpt2 (if not given), a file, or how many tokens to learn")
+    one.add_argument("--text-column", default="text", metavar="KEY", help="the key of the text in JSON Lines (text)")
+    one.add_argument("--processes", type=_number(int), metavar="N",
+                     help="how many work at it; as many as cores if not given")
+
+
+def _finetune(command: Callable[..., Parser]) -> None:
+    one = command("finetune", "Train a model that exists to follow instructions.", "llmbook finetune --data "
+                  "instructions.json --out runs/assistant")
+    one.add_argument("--data", required=True, metavar="FILE", help="JSON or JSON Lines; each entry has an instruction, "
+                     "an output, and an input if there is one")
+    _model_flags(one)
+    one.add_argument("--validation", default="0.1", metavar="SHARE_OR_FILE", help="what is held out (0.1)")
+    one.add_argument("--epochs", type=_number(int), default=1, metavar="N", help="passes over the entries (1)")
+    one.add_argument("--style", choices=("chatml", "alpaca"), help="how an instruction is written; that of the "
+                     "model's tokenizer if not given")
+    _training_flags(one)
+
+
+def _generate(command: Callable[..., Parser]) -> None:
+    one = command("generate", "Let a model go on with a text.", "llmbook generate --model runs/example \"The list is\"")
+    one.add_argument("prompt", help="the text to go on with; - reads it from the standard input")
+    _model_flags(one)
+    _writing_flags(one, 0.7)
+
+
+def _chat(command: Callable[..., Parser]) -> None:
+    one = command("chat", "Talk with a model that was trained to.", f"llmbook chat --model {DEFAULT_MODEL}")
+    _model_flags(one)
+    _writing_flags(one, None)
+    one.add_argument("--system", default="You are a helpful assistant.", metavar="TEXT", help="the first message, "
+                     "which says how to answer")
+
+
+def _training_flags(added: Parser) -> None:
+    added.add_argument("--out", metavar="FOLDER", help="where everything is written; the same command goes on there "
+                       "after an interruption")
+    added.add_argument("--max-steps", type=_number(int), metavar="N", help="optimizer steps")
+    added.add_argument("--batch-size", type=_number(int), metavar="N", help="examples in a batch")
+    added.add_argument("--learning-rate", type=_number(float), metavar="X", help="the highest learning rate")
+    added.add_argument("--device", metavar="NAME", help="cpu, cuda or mps; the best there is if not given")
+    added.add_argument("--precision", choices=("auto", "float32", "bfloat16"), help="the number format of matrix "
+                       "products; weights stay float32 (auto: bfloat16 where the hardware computes it)")
+    added.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+                       help="any other setting, such as training.weight_decay=0.05; may be repeated")
+
+
+def _model_flags(added: Parser) -> None:
+    added.add_argument("--model", metavar="NAME_OR_FOLDER", default=DEFAULT_MODEL, help=f"{DEFAULT_MODEL} (if not "
+                       "given), gpt2, gpt2-medium, ...; the folder of a run, also while it trains; a folder that "
+                       "llmbook or Hugging Face wrote; a .gguf file")
+    added.add_argument("--tokenizer", metavar="NAME_OR_FILE", help="gpt2 or a file, for a model saved without one")
+
+
+def _writing_flags(added: Parser, temperature: float | None) -> None:
+    added.add_argument("--max-new-tokens", type=_number(int, 0), default=200, metavar="N",
+                       help="stop after so many (200)")
+    added.add_argument("--temperature", type=_number(float, 0), default=temperature, metavar="X",
+                       help="0: always the likeliest token; higher: more varied (0.7)")
+    added.add_argument("--top-k", type=_number(int, 1), metavar="N", help="choose among the N likeliest tokens only")
+    added.add_argument("--top-p", type=_number(float), metavar="X", help="choose among the likeliest tokens that "
+                       "together have this probability")
+    added.add_argument("--seed", type=_number(int, 0, 2**63 - 1), metavar="N", help="the same text each time")
+    added.add_argument("--device", metavar="NAME", help="cpu, cuda or mps; the best there is if not given")
+    added.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="the number format of the weights; "
+                       "the fastest that the device computes well if not given")
+

@@ -1,0 +1,52 @@
+"""The command: cost."""
+
+
+import pytest
+import torch
+
+from llmbook.cli import cost
+from llmbook.gpt import GPT, GPTConfig
+from llmbook.llama import Llama, LlamaConfig
+from llmbook.text import load_tokenizer
+from tests.cli.helpers import STORY, TINY, pretrain, tree
+
+
+def test_a_dry_run_counts_and_writes_nothing(place, call):
+    before = tree(place)
+    code, out, err = pretrain(call, "--dry-run", "--max-steps", 10, "--set", "training.accumulation_steps=3")
+    assert code == 0, err
+    assert tree(place) == before and not (place / "out").exists()
+    table = {line[:22].strip(): line[22:].split() for line in out.splitlines()}
+    parameters = sum(p.numel() for p in GPT(GPTConfig(300, 32, 16, 2, 1)).parameters())
+    assert table["parameters"] == [f"{parameters:,}"]
+    assert table["tokens a step"][0] == "384" and table["tokens in total"] == ["3,840"]
+    assert table["FLOPs a step"][0] == f"{6 * parameters * 384:.2e}"
+    assert table["FLOPs in total"][0] == f"{6 * parameters * 3840:.2e}"
+    n_tokens = int((len(load_tokenizer("tokenizer.json").encode(STORY)) + 1) * 0.9)
+    assert table["passes over the data"] == [f"{3840 / n_tokens:.2f}", "of", f"{n_tokens:,}", "tokens"]
+    assert "measured: 19 steps on cpu" in out and float(table["tokens a second"][0].replace(",", "")) > 100
+
+
+def test_a_dry_run_of_what_is_too_large_estimates(place, call):
+    (place / "run.toml").write_text(TINY.replace("d_model = 16\nn_heads = 2\nn_layers = 1", 'preset = "gpt2-xl"'))
+    code, out, err = pretrain(call, "--dry-run", "--batch-size", 100_000)
+    assert code == 0, err
+    assert "estimated from the speed of a matrix product" in out and "TOO LITTLE" in out and " days " in out
+
+
+@pytest.mark.parametrize("model", [
+    GPT(GPTConfig(500, 64, 64, 4, 4, dropout=0.0)), Llama(LlamaConfig(500, 64, 64, 4, 2, 4, 128))],
+    ids=["gpt", "llama"])
+def test_the_estimate_of_activations_is_near_what_autograd_keeps(model):
+    ids, kept, own = torch.randint(500, (8, 64)), {}, {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes(), tensor  # alive, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten())
+    estimate = cost.activation_bytes(model, ids.numel(), 500, half=False)
+    assert 0.8 < estimate / sum(size for size, _ in kept.values()) < 1.6

@@ -1,0 +1,36 @@
+"""The command: generate."""
+
+import io
+
+import torch
+
+from llmbook.cli.main import main
+from llmbook.generation import generate
+from llmbook.text import load_tokenizer
+from llmbook.training import load_model
+
+
+def test_generate_writes_what_the_function_does(chat_model, call, monkeypatch):
+    model, tokenizer = load_model(chat_model), load_tokenizer(chat_model / "tokenizer.json")
+    prompt = "Tell me <|im_start|>"
+    ids = torch.tensor([tokenizer.encode(prompt, allowed_special="all")])
+    ends = tokenizer.encode("<|im_end|><|endoftext|>", allowed_special="all")
+    wanted = generate(model, ids, 30, 0.9, 50, 0.95, ends, 7)[0].tolist()
+    wanted = tokenizer.decode([token for token in wanted if token not in ends])
+    sampling = ("--max-new-tokens", 30, "--temperature", 0.9, "--top-k", 50, "--top-p", 0.95, "--seed", 7)
+    assert call("generate", "--model", chat_model, *sampling, "--device", "cpu", prompt) == (0, wanted + "\n", "")
+    monkeypatch.setattr("sys.stdin", io.StringIO(prompt))
+    assert call("generate", "--model", chat_model, *sampling, "-")[1] == wanted + "\n"
+
+
+def test_a_terminal_that_knows_few_characters_shows_the_others_as_question_marks(chat_model, monkeypatch):
+    monkeypatch.setattr("sys.stdout", narrow := io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert main(["generate", "--model", str(chat_model), "caf\u00e9", "--max-new-tokens", "0"]) == 0
+    narrow.flush()
+    assert narrow.buffer.getvalue() == b"caf?\n"
+
+
+def test_generation_ends_with_the_document(chat_model, call, monkeypatch):
+    end = load_tokenizer(chat_model / "tokenizer.json").encode("<|endoftext|>", allowed_special="all")
+    monkeypatch.setattr("llmbook.generation.stream", lambda *_: iter([torch.tensor([65]), torch.tensor(end)]))
+    assert call("generate", "--model", chat_model, "x") == (0, "xA\n", "")

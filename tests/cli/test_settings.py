@@ -1,0 +1,76 @@
+"""The command: settings."""
+
+import re
+
+import pytest
+
+from llmbook.cli.errors import UsageError
+from llmbook.cli.example import EXAMPLE
+from llmbook.cli.settings import Settings
+from tests.cli.helpers import TINY, pretrain, tree
+
+
+def test_the_example_and_each_of_its_options_is_known(tmp_path):
+    path = tmp_path / "example.toml"
+    path.write_text(EXAMPLE)
+    plain = Settings(str(path)).values
+    assert plain["training"]["max_steps"] == 500 and plain["data"]["train"] == "python-documentation"
+    full, options = re.subn(r"(?m)^# (?=[a-z_]+ = )", "", EXAMPLE)
+    assert options >= 7
+    path.write_text(full)
+    values = Settings(str(path)).values
+    assert values["model"]["preset"] == "gpt2" and values["checkpoints"]["allow"] == ["max_steps"]
+
+
+@pytest.mark.parametrize("old, new, message", [
+    ("max_steps", "max_stps", "run.toml: [training] max_stps is not known: did you mean 'max_steps'?"),
+    ("[training]", "[trainin]", "run.toml: no section [trainin]: did you mean 'training'?"),
+    ("[training]", "[zzz]", "run.toml: no section [zzz]: choose one of model, data, training, checkpoints, log"),
+    ("[model]", "learning_rate = 1.0\n[model]", "run.toml: learning_rate is not known: it belongs in [training]"),
+    ("[model]", "outt = 'x'\n[model]", "run.toml: outt is not known: did you mean 'out'?"),
+    ("d_model = 16", "batch_size = 16", "run.toml: [model] batch_size is not known: it belongs in [training]"),
+    ("d_model = 16", "kind = 'lama'", "run.toml: [model] kind is 'lama': did you mean 'llama'?"),
+    ("d_model = 16", "kind = 3", "run.toml: [model] kind is 3: choose one of gpt, llama"),
+    ("d_model = 16", "n_kv_heads = 2", "n_kv_heads is not known: it goes with kind = \"llama\""),
+    ("d_model = 16", "d_model = 17", "run.toml: [model] d_model (17) must be divisible by n_heads (2)"),
+    ("d_model = 16", "d_model = '16'", "run.toml: [model] d_model is '16': it must be a whole number"),
+    ("d_model = 16", "vocab_size = 299", "run.toml: [model] vocab_size is 299, the tokenizer has 300 tokens"),
+    ("d_model = 16", "preset = 'gpt3'", "run.toml: [model] no preset 'gpt3': choose one of gpt2, gpt2-medium"),
+    ("dropout = 0.1", "kind = 'llama'\npreset = 'gpt2'", "[model] preset is not known: it goes with kind = \"gpt\""),
+    ("max_steps = 4", "max_steps = 4.5", "run.toml: [training] max_steps is 4.5: it must be a whole number"),
+    ("max_steps = 4", "max_steps = true", "run.toml: [training] max_steps is True: it must be a whole number"),
+    ("max_steps = 4", "max_steps = 0", "run.toml: [training] max_steps is 0: it must be at least 1"),
+    ("max_steps = 4", "", "run.toml: [training] max_steps is missing: add it"),
+    ("batch_size = 4", "batch_size = 0", "run.toml: [training] batch_size is 0: it must be at least 1"),
+    ("batch_size = 4", "betas = [0.9, 'x']", "run.toml: [training] betas is 'x': it must be a number"),
+    ("batch_size = 4", "betas = [0.9]", "run.toml: [training] betas is [0.9]: it must be a list of two"),
+    ("batch_size = 4", "progress = 1", "run.toml: [training] progress is 1: it must be true or false"),
+    ('"story.txt"', "3", "run.toml: [data] train, text 1 is 3: it must be text in quotation marks or a table"),
+    ('"story.txt"', "[]", "run.toml: [data] train is []: give at least one"),
+    ('"story.txt"', "[{path = 'a', shar = 1}]", "train, text 1, shar is not known: did you mean 'share'?"),
+    ('"story.txt"', "[{path = 'a', share = 1}, 'b']", "a share to each or to none"),
+    ('"story.txt"', "[{path = 'a', share = 'x'}]", "run.toml: [data] train, text 1, share is 'x': it must be a number"),
+    ('train = "story.txt"', "", "run.toml: [data] train is missing"),
+    ("validation = 0.1", "validation = 1.5", "run.toml: [data] validation is 1.5: it must be below 1"),
+    ("[data]", "[data", "run.toml cannot be read as TOML ("),
+    ("[data]", "[checkpoints]\nkeep = 0\n[data]", "run.toml: [checkpoints] keep is 0: it must be above 0"),
+])
+def test_a_wrong_setting_is_named_in_one_line(place, call, old, new, message):
+    assert old in TINY
+    (place / "run.toml").write_text(TINY.replace(old, new))
+    before = tree(place)
+    code, out, err = pretrain(call)
+    assert (code, out) == (2, "")
+    assert err.startswith("llmbook: ") and err.count("\n") == 1 and message in err
+    assert tree(place) == before
+
+
+def test_the_settings_of_another_kind_of_model(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("[model]\nkind = 'llama'\nn_kv_heads = 1\nrope_scaling = {rope_type = 'linear', factor = 2}\n"
+                    "[training]\nlearning_rate = 1\nbetas = [0, 0.5]\nmax_norm = inf")
+    values = Settings(str(path)).values
+    assert values["model"]["rope_scaling"] == {"rope_type": "linear", "factor": 2}
+    assert values["training"] == {"learning_rate": 1.0, "betas": (0.0, 0.5), "max_norm": float("inf")}
+    with pytest.raises(UsageError, match="rope_scaling is 3: it must be a table"):
+        Settings(str(path), [("model", "rope_scaling", 3, "--set")])

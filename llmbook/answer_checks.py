@@ -255,7 +255,8 @@ def _equal(found: Any, value: Any) -> bool:
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _DAY_NAMES = re.compile(rf"\b({'|'.join(_DAYS)})s?\b", re.IGNORECASE)
-_SHORT_DAY = re.compile(r"(?:(?:it\s+(?:is|was)|on|a)\s+){0,2}(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\.?", re.IGNORECASE)
+_SHORT_DAY = re.compile(r"(?:(?:it\s+(?:is|was)|on|a)\s+){0,2}(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\.?",
+                        re.IGNORECASE)
 _NOT_THIS = re.compile(r"(?:\bnot|n't|\bnever)\s+(?:on\s+)?(?:an?\s+|the\s+)?$", re.IGNORECASE)
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
            "November", "December")

@@ -1,4 +1,4 @@
-"""Who says that an answer is right: right ones pass in every usual writing, wrong ones never, and nothing takes long."""
+"""Who says that an answer is right: it passes in every usual writing, a wrong one never, and nothing takes long."""
 
 import json
 import math
@@ -144,8 +144,8 @@ CHECKS = [  # answer, check, whether it is right; findings A13 and A25
     ("apple, Bird", {"sorted": ["Bird", "apple"], "order": "ascending"}, True),
     ("b, a", {"sorted": ["a", "b"], "order": "descending"}, True),
     ("a, b", {"sorted": ["a", "b"], "order": "descending"}, False),
-    ("9, 10", {"sorted": [10, 9], "order": "ascending"}, True), ("10, 9", {"sorted": [10, 9], "order": "ascending"},
-                                                                 False),
+    ("9, 10", {"sorted": [10, 9], "order": "ascending"}, True),
+    ("10, 9", {"sorted": [10, 9], "order": "ascending"}, False),
     ("10, 9", {"sorted": [9, 10], "order": "descending"}, True),
     ("zz, aaa, b", {"sorted": ["aaa", "b", "zz"], "order": "length"}, False),
     ("b, zz, aaa", {"sorted": ["aaa", "b", "zz"], "order": "length"}, True),
@@ -153,17 +153,18 @@ CHECKS = [  # answer, check, whether it is right; findings A13 and A25
     ("pear, kiwi, apple", {"sorted": ["pear", "kiwi", "apple"], "order": "length"}, True),
     ("pear, apple, kiwi", {"sorted": ["pear", "kiwi", "apple"], "order": "length"}, False),
     ("apple, mango, plum", FRUIT, True), ("apple, mango and plum", FRUIT, True),
-    ("apple, mango, and plum", FRUIT, True), ("Apple; mango; plum.", FRUIT, True), ("[apple, mango, plum]", FRUIT, True),
-    ("apple\nmango\nplum", FRUIT, True), ("- apple\n- mango\n- plum", FRUIT, True),
-    ("1. apple\n2. mango\n3. plum", FRUIT, True), ('"apple", "mango", "plum"', FRUIT, True),
-    ("apple, plum, mango", FRUIT, False), ("apple, mango", FRUIT, False), ("apple, mango, plum, plum", FRUIT, False),
-    ("apple, mango, plum, fig", FRUIT, False), ("apple mango plum", FRUIT, False), ("apple and mango, plum", FRUIT, False),
+    ("apple, mango, and plum", FRUIT, True), ("Apple; mango; plum.", FRUIT, True),
+    ("[apple, mango, plum]", FRUIT, True), ("apple\nmango\nplum", FRUIT, True),
+    ("- apple\n- mango\n- plum", FRUIT, True), ("1. apple\n2. mango\n3. plum", FRUIT, True),
+    ('"apple", "mango", "plum"', FRUIT, True), ("apple, plum, mango", FRUIT, False), ("apple, mango", FRUIT, False),
+    ("apple, mango, plum, plum", FRUIT, False), ("apple, mango, plum, fig", FRUIT, False),
+    ("apple mango plum", FRUIT, False), ("apple and mango, plum", FRUIT, False),
     ("\u22127, -2, 0", {"sorted": [0, -7, -2], "order": "ascending"}, True),
     ("-2, -7, 0", {"sorted": [0, -7, -2], "order": "ascending"}, False),
-    ("5.0, 0.50", {"sorted": [0.5, 5], "order": "descending"}, True), ("1, 2 and 3", {"sorted": [3, 2, 1],
-                                                                                   "order": "ascending"}, True),
-    ("1, 2, 2", {"sorted": [2, 1], "order": "ascending"}, False), ("one, 2", {"sorted": [2, 1], "order": "ascending"},
-                                                                  False),
+    ("5.0, 0.50", {"sorted": [0.5, 5], "order": "descending"}, True),
+    ("1, 2 and 3", {"sorted": [3, 2, 1], "order": "ascending"}, True),
+    ("1, 2, 2", {"sorted": [2, 1], "order": "ascending"}, False),
+    ("one, 2", {"sorted": [2, 1], "order": "ascending"}, False),
     # days
     ("Friday", FRIDAY, True), ("It was a Friday.", FRIDAY, True), ("Today is Friday.", FRIDAY, True),
     ("friday", FRIDAY, True), ("FRIDAY!", FRIDAY, True), ("Fri", FRIDAY, True), ("It was Fri.", FRIDAY, True),
@@ -175,14 +176,14 @@ CHECKS = [  # answer, check, whether it is right; findings A13 and A25
     ("1 March 2024", {"date": ["2024-02-28", 2]}, True), ("5 March 2024", {"date": ["2024-03-08", -3]}, True),
     ("5 March 2024", MARCH, True), ("March 5, 2024", MARCH, True), ("march 5 2024", MARCH, True),
     ("5th March 2024", MARCH, True), ("the 5th of March 2024", MARCH, True), ("March 5th, 2024.", MARCH, True),
-    ("2024-03-05", MARCH, True), ("It is 2024-03-05.", MARCH, True), ("2024/3/5", MARCH, True), ("05 March 2024", MARCH,
-                                                                                             True),
-    ("5 Mar 2024", MARCH, True), ("Mar. 5, 2024", MARCH, True), ("Tuesday, 5 March, 2024", MARCH, True),
-    ("6 days after 28 February 2024 comes 5 March 2024", MARCH, True),
-    ("2024-03-06", MARCH, False), ("2024-05-03", MARCH, False), ("5/3/2024", MARCH, False), ("5 May 2024", MARCH, False),
-    ("15 March 2024", MARCH, False), ("25 March 2024", MARCH, False), ("March 15, 2024", MARCH, False),
-    ("5 March 2025", MARCH, False), ("5 March", MARCH, False), ("5 March 20245", MARCH, False),
-    ("4 or 5 March 2024", MARCH, False), ("5 March 2024 or 6 March 2024", MARCH, False), ("not 5 March 2024", MARCH, False),
+    ("2024-03-05", MARCH, True), ("It is 2024-03-05.", MARCH, True), ("2024/3/5", MARCH, True),
+    ("05 March 2024", MARCH, True), ("5 Mar 2024", MARCH, True), ("Mar. 5, 2024", MARCH, True),
+    ("Tuesday, 5 March, 2024", MARCH, True), ("6 days after 28 February 2024 comes 5 March 2024", MARCH, True),
+    ("2024-03-06", MARCH, False), ("2024-05-03", MARCH, False), ("5/3/2024", MARCH, False),
+    ("5 May 2024", MARCH, False), ("15 March 2024", MARCH, False), ("25 March 2024", MARCH, False),
+    ("March 15, 2024", MARCH, False), ("5 March 2025", MARCH, False), ("5 March", MARCH, False),
+    ("5 March 20245", MARCH, False), ("4 or 5 March 2024", MARCH, False),
+    ("5 March 2024 or 6 March 2024", MARCH, False), ("not 5 March 2024", MARCH, False),
     ("31 February 2024", MARCH, False), ("28 February 2024", MARCH, False),
     ("25/03/2024", {"date": ["2024-03-15", 10]}, True), ("03/25/2024", {"date": ["2024-03-15", 10]}, True),
     ("3 Sept. 2024", {"date": ["2024-09-03", 0]}, True), ("3/3/2024", {"date": ["2024-03-03", 0]}, True),
@@ -193,40 +194,42 @@ CHECKS = [  # answer, check, whether it is right; findings A13 and A25
     ("0", {"letters": ["Anna", "z"]}, True), ("It appears 3 times.", {"letters": ["banana", "a"]}, True),
     # JSON
     ('{"a": 1}', {"json": {"a": 1}}, True), ('{"a": 2}', {"json": {"a": 1}}, False),
-    (' {"b":[1, 2],"a" : null}\n', {"json": {"a": None, "b": [1, 2]}}, True),
-    ('{"a": 1', {"json": {"a": 1}}, False), ("[2, 1]", {"json": [1, 2]}, False), ("1", {"json": {"a": 1}}, False),
+    (' {"b":[1, 2],"a" : null}\n', {"json": {"a": None, "b": [1, 2]}}, True), ('{"a": 1', {"json": {"a": 1}}, False),
+    ("[2, 1]", {"json": [1, 2]}, False), ("1", {"json": {"a": 1}}, False),
     ('It is {"a": 1}', {"json": {"a": 1}}, False), ('{"a": true}', {"json": {"a": 1}}, False),
-    ('{"a": 1}', {"json": {"a": True}}, False), ('{"a": 1.0}', {"json": {"a": 1}}, True), ("[1, 2.0]", {"json": [1, 2]},
-                                                                                          True),
-    ('{"a": 1.5}', {"json": {"a": 1}}, False), ('{"a": "1"}', {"json": {"a": 1}}, False),
-    ('```json\n{"a": 1}\n```', {"json": {"a": 1}}, True), ('```\n{"a": 1}```\n', {"json": {"a": 1}}, True),
-    ('```json\n{"a": 2}\n```', {"json": {"a": 1}}, False), ('```json\n{"a": 1}', {"json": {"a": 1}}, False),
-    ('{"a": 2, "a": 1}', {"json": {"a": 1}}, False), ('{"a": 1, "b": 2}', {"json": {"a": 1}}, False),
-    ("[1, NaN]", {"json": [1, 2]}, False), ("[]", {"json": {}}, False), ("{}", {"json": {}}, True),
-    ('{"a": null}', {"json": {}}, False), ("0", {"json": False}, False), ('"x"', {"json": "x"}, True),
+    ('{"a": 1}', {"json": {"a": True}}, False), ('{"a": 1.0}', {"json": {"a": 1}}, True),
+    ("[1, 2.0]", {"json": [1, 2]}, True), ('{"a": 1.5}', {"json": {"a": 1}}, False),
+    ('{"a": "1"}', {"json": {"a": 1}}, False), ('```json\n{"a": 1}\n```', {"json": {"a": 1}}, True),
+    ('```\n{"a": 1}```\n', {"json": {"a": 1}}, True), ('```json\n{"a": 2}\n```', {"json": {"a": 1}}, False),
+    ('```json\n{"a": 1}', {"json": {"a": 1}}, False), ('{"a": 2, "a": 1}', {"json": {"a": 1}}, False),
+    ('{"a": 1, "b": 2}', {"json": {"a": 1}}, False), ("[1, NaN]", {"json": [1, 2]}, False), ("[]", {"json": {}}, False),
+    ("{}", {"json": {}}, True), ('{"a": null}', {"json": {}}, False), ("0", {"json": False}, False),
+    ('"x"', {"json": "x"}, True),
     # lengths
     ("One. Two.", {"sentences": 2}, True), ("One. Two.", {"sentences": 1}, False),
     ("It is 3.5 long!", {"sentences": 1}, True), ('He said "Go!" Then he left?', {"sentences": 2}, True),
     ("Really?! No...", {"sentences": 2}, True), ("Dr. Smith is here.", {"sentences": 1}, True),
     ("Dr. Smith is here.", {"sentences": 2}, False), ("Mr. and Mrs. Jones came. They left.", {"sentences": 2}, True),
     ("J. R. R. Tolkien wrote it.", {"sentences": 1}, True), ("J. R. R. Tolkien wrote it.", {"sentences": 3}, False),
-    ("Eat fruit, e.g. apples. Drink water.", {"sentences": 2}, True), ('He said "Go!" and left.', {"sentences": 1}, True),
-    ("We met at 5 p.m. on Sunday.", {"sentences": 1}, True), ("We met at 5 p.m. He left.", {"sentences": 2}, True),
-    ("Well... perhaps.", {"sentences": 1}, True), ("1. Boil water. 2. Add tea.", {"sentences": 2}, True),
-    ("Yes (really). It is.", {"sentences": 2}, True), ("It ended in 1990. Then came peace.", {"sentences": 2}, True),
-    ("It ended in 1990. Then came peace.", {"sentences": 1}, False), ("See www.example.org now.", {"sentences": 1}, True),
-    ("A. B. C.", {"sentences": 7}, False), ("no end", {"sentences": 1}, False),
-    ("a\nb", {"lines": 2}, True), ("a\n\n \nb\n", {"lines": 2}, True), ("a b", {"lines": 2}, False),
-    ("a\r\nb", {"lines": 2}, True),
-    ("The tide.", {"max_words": 2}, True), ("The high tide.", {"max_words": 2}, False),
-    ("Tide.", {"max_words": 2}, True), ("A wave.", {"words": 2}, True), ("A", {"words": 2}, False),
-    ("A wave comes", {"words": 2}, False), ("red - blue", {"words": 2}, True), ("salt & pepper", {"words": 3}, True),
-    ("\u2022 tea\n\u2022 milk", {"words": 2}, True), ("well-known", {"words": 1}, True), ("...", {"max_words": 3}, False),
+    ("Eat fruit, e.g. apples. Drink water.", {"sentences": 2}, True),
+    ('He said "Go!" and left.', {"sentences": 1}, True), ("We met at 5 p.m. on Sunday.", {"sentences": 1}, True),
+    ("We met at 5 p.m. He left.", {"sentences": 2}, True), ("Well... perhaps.", {"sentences": 1}, True),
+    ("1. Boil water. 2. Add tea.", {"sentences": 2}, True), ("Yes (really). It is.", {"sentences": 2}, True),
+    ("It ended in 1990. Then came peace.", {"sentences": 2}, True),
+    ("It ended in 1990. Then came peace.", {"sentences": 1}, False),
+    ("See www.example.org now.", {"sentences": 1}, True), ("A. B. C.", {"sentences": 7}, False),
+    ("no end", {"sentences": 1}, False), ("a\nb", {"lines": 2}, True), ("a\n\n \nb\n", {"lines": 2}, True),
+    ("a b", {"lines": 2}, False), ("a\r\nb", {"lines": 2}, True), ("The tide.", {"max_words": 2}, True),
+    ("The high tide.", {"max_words": 2}, False), ("Tide.", {"max_words": 2}, True), ("A wave.", {"words": 2}, True),
+    ("A", {"words": 2}, False), ("A wave comes", {"words": 2}, False), ("red - blue", {"words": 2}, True),
+    ("salt & pepper", {"words": 3}, True), ("\u2022 tea\n\u2022 milk", {"words": 2}, True),
+    ("well-known", {"words": 1}, True), ("...", {"max_words": 3}, False),
     ("The TIDE.", {"max_words": 2, "contains": ["tide", "the"]}, True),
     ("The tide.", {"max_words": 2, "contains": ["tide", "wave"]}, False),
     ("The wave.", {"words": 2, "contains": ["tide"]}, False), ("87", {"number": "87", "contains": ["km"]}, False),
-    ("Subtract 10.", {"words": 2, "contains": ["10"]}, True), ("Subtract 100.", {"words": 2, "contains": ["10"]}, False),
-    ("Add 0.10", {"words": 2, "contains": ["10"]}, False), ("It's new", {"words": 2, "contains": ["it\u2019s"]}, True),
+    ("Subtract 10.", {"words": 2, "contains": ["10"]}, True),
+    ("Subtract 100.", {"words": 2, "contains": ["10"]}, False), ("Add 0.10", {"words": 2, "contains": ["10"]}, False),
+    ("It's new", {"words": 2, "contains": ["it\u2019s"]}, True),
     # texts
     ("monday", {"answers": ["Monday"]}, True), ("monday", {"answers": ["Monday"], "case": True}, False),
     (" Monday. ", {"answers": ["Sunday", "Monday"], "case": True}, True), ("Tuesday", {"answers": ["Monday"]}, False),
@@ -239,8 +242,8 @@ CHECKS = [  # answer, check, whether it is right; findings A13 and A25
     ("cafe", {"answers": ["caf\u00e9"]}, False), ("", {"answers": ["."]}, False), (".", {"answers": ["."]}, True),
     ("-", {"answers": ["-"]}, True), ("\u2212", {"answers": ["-"]}, True), ("'", {"answers": ["''"]}, False),
     ("ABC", {"upper": "abc"}, True), ("Abc", {"upper": "abc"}, False), ("ABC.", {"upper": "abc"}, True),
-    ("abc", {"lower": "ABC"}, True), ("aBC", {"lower": "ABC"}, False),
-    ("the sea.", {"exact": True}, True), (" The Sea ", {"exact": True}, True), ("a sea", {"exact": True}, False),
+    ("abc", {"lower": "ABC"}, True), ("aBC", {"lower": "ABC"}, False), ("the sea.", {"exact": True}, True),
+    (" The Sea ", {"exact": True}, True), ("a sea", {"exact": True}, False),
     ("the sea.", {"exact": True, "case": True}, False), ("The sea.", {"exact": True, "case": True}, True),
     ("A sea.", {"words": 2, "sentences": 1}, True), ("A sea", {"words": 2, "sentences": 1}, False),
 ]
@@ -264,7 +267,8 @@ ONE_OF_EACH = [
     {"days": ["2024-03-15", "2024-04-01"]}, {"letters": ["Mississippi", "s"]}, {"json": {"a": 1}}, {"upper": "abc"},
     {"lower": "ABC"}, {"words": 7}, {"max_words": 9, "contains": ["sea"]}, {"sentences": 4}, {"lines": 5}]
 USELESS = ["", "   ", "\n", ".", ",", "no idea", "[1", '{"a"', "{", "null", "NaN", "-", "- .", "9" * 5000,
-           "1" + ",1" * 99, "\u0663", "\u00b2", "Infinity", "\ud800", "<|im_end|>", "1e999", "?" * 50, "\x00", "1/0", "'"]
+           "1" + ",1" * 99, "\u0663", "\u00b2", "Infinity", "\ud800", "<|im_end|>", "1e999", "?" * 50, "\x00", "1/0",
+           "'"]
 
 
 @pytest.mark.parametrize("check", ONE_OF_EACH, ids=lambda check: next(iter(check)))
@@ -280,7 +284,8 @@ def test_no_answer_raises_anything(answer):
         assert check_answer(answer, check, "The sea") in (True, False)
 
 
-PARTS = ["1", ",111", " ", "\n", ".", "!\"", "```", "[", '{"a":', "5 March ", "and ", "1/", "not ", "-", "Friday ", "a.m. ",
+PARTS = ["1", ",111", " ", "\n", ".", "!\"", "```", "[", '{"a":', "5 March ", "and ", "1/", "not ", "-", "Friday ",
+         "a.m. ",
          "\u202f111", "5 ", "\\", "'", "e5"]
 
 
@@ -317,7 +322,8 @@ def test_an_unknown_check_is_named(check):
 
 @pytest.mark.parametrize("check", [
     {"number": 87}, {"number": "os.getcwd()"}, {"number": "9**9**9"}, {"sorted": 5, "order": "ascending"},
-    {"sorted": ["a"]}, {"sorted": ["a"], "order": "up"}, {"weekday": "15 March"}, {"weekday": 3}, {"date": "2024-03-15"},
+    {"sorted": ["a"]}, {"sorted": ["a"], "order": "up"}, {"weekday": "15 March"}, {"weekday": 3},
+    {"date": "2024-03-15"},
     {"date": ["2024-03-15"]}, {"date": ["2024-03-15", 10**12]}, {"days": ["2024-03-15"]}, {"letters": ["banana"]},
     {"answers": 5}, {"upper": 5}, {"max_words": "ten"}, {"words": 3, "contains": [5]}])
 def test_a_check_of_the_wrong_make_is_named_in_one_line(check):  # finding A24
@@ -326,9 +332,10 @@ def test_a_check_of_the_wrong_make_is_named_in_one_line(check):  # finding A24
     assert str(check) in str(caught.value) and "data/README.md" in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("answer, check", [(None, {"words": 1}), (5, {"number": "5"}), ("a", None), (["a"], {"words": 1})])
+@pytest.mark.parametrize("answer, check", [(None, {"words": 1}), (5, {"number": "5"}), ("a", None),
+                                           (["a"], {"words": 1})])
 def test_what_is_no_answer_or_no_check_is_named(answer, check):
-    with pytest.raises(ValueError, match=f"the answer is of type {type(answer).__name__}, .* give a text and an object"):
+    with pytest.raises(ValueError, match=f"of type {type(answer).__name__}, .* give a text and an object"):
         check_answer(answer, check)
 
 

@@ -28,7 +28,6 @@ from llmbook.classification import (
     last_token,
     precompute,
     prepare_texts,
-    read_labelled_texts,
     split_by_key,
     text_key,
     text_loader,
@@ -108,56 +107,6 @@ def one_by_one(classifier: TextClassifier, texts: list[str]) -> torch.Tensor:
     """Probabilities by the plain forward, without batches or padding."""
     rows = [classifier(torch.tensor([TOKENIZER.encode(text, disallowed_special=())])) for text in texts]
     return torch.cat(rows).softmax(-1)
-
-
-# --- reading -----------------------------------------------------------------------------------------------------
-
-def written(tmp_path, content: bytes):
-    path = tmp_path / "texts.tsv"
-    path.write_bytes(content)
-    return path
-
-
-@pytest.mark.parametrize("content", [
-    "ham\tHi thère\nspam\tWin £9\n", "\ufeffham\tHi thère\nspam\tWin £9\n", "ham\tHi thère\r\nspam\tWin £9\r\n",
-    "\n\nham\tHi thère\n  \n\nspam\tWin £9", "\ufeff\r\nham\tHi thère\r\n\r\nspam\tWin £9\r\n\r\n",
-])
-def test_lines_become_rows(tmp_path, content):
-    frame = read_labelled_texts(written(tmp_path, content.encode()), ["ham", "spam"])
-    assert frame.columns.tolist() == ["label", "text"] and frame.index.tolist() == [0, 1]
-    assert frame.to_numpy().tolist() == [["ham", "Hi thère"], ["spam", "Win £9"]]
-
-
-def test_a_text_is_kept_as_it_is(tmp_path):
-    texts = ['He said "no" twice', '"', "a\tb\t\tc", " two  spaces ", "'", "a\\nb", "NA", "12", "a\u2028b\x85c\x0cd"]
-    content = "".join(f"ham\t{text}\n" for text in texts).encode()
-    assert read_labelled_texts(written(tmp_path, content), ["ham", "spam"])["text"].tolist() == texts
-
-
-def test_a_file_without_lines_is_an_empty_table(tmp_path):
-    frame = read_labelled_texts(written(tmp_path, b"\n \n"), ["ham", "spam"])
-    assert frame.empty and frame.columns.tolist() == ["label", "text"]
-
-
-@pytest.mark.parametrize("line, message", [
-    (b"ham\tcaf\xe9", "{path}, line 4: byte 0xe9 is not UTF-8: save the file as UTF-8"),
-    (b"ham Hello", "{path}, line 4 has no tab between label and text"),
-    (b"Ham\tHello", "{path}, line 4: the label 'Ham' is none of ham, spam"),
-    (b" ham\tHello", "{path}, line 4: the label ' ham' is none of ham, spam"),
-    (b"\tHello", "{path}, line 4: the label '' is none of ham, spam"),
-    (b"ham\t", "{path}, line 4: the text is empty: fill it in or take it out"),
-    (b"ham\t \t ", "{path}, line 4: the text is empty: fill it in or take it out"),
-])
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_an_error_names_the_line(tmp_path, line, message, end):
-    path = written(tmp_path, end.join([b"\xef\xbb\xbfham\tfirst", b"", b"spam\tthird", line, b"ham\tlast"]))
-    with pytest.raises(ValueError, match=f"^{re.escape(message.format(path=path))}$"):
-        read_labelled_texts(path, ["ham", "spam"])
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.tsv"):
-        read_labelled_texts(tmp_path / "nothing.tsv", ["ham", "spam"])
 
 
 # --- near-copies, parts and balance ------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # imported when a file is read: pandas takes half a second
+from ..extras import load_extra
+
+if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["read_instructions", "read_labelled_texts"]
@@ -19,8 +21,7 @@ def read_labelled_texts(path: str | Path, labels: Sequence[str]) -> pd.DataFrame
     Empty lines are left out. Raises ValueError, with the line's number, for bytes that are not UTF-8, a line without a
     tab, a label that is not one of `labels`, or an empty text.
     """
-    import pandas as pd
-
+    pd = load_extra("pandas")
     rows = []
     content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")  # the mark some programs write
     for number, line in enumerate(content.split(b"\n"), start=1):
@@ -47,8 +48,7 @@ def read_instructions(path: str | Path) -> pd.DataFrame:
     Each entry is an object with the texts instruction and output, and input if there is one ("" if not). Other keys
     are kept as they are. Raises ValueError, with the entry's number from 1, for anything else.
     """
-    import pandas as pd
-
+    pd = load_extra("pandas")
     try:
         text = Path(path).read_bytes().decode("utf-8").removeprefix("\ufeff")  # the mark some programs write
     except UnicodeDecodeError as error:

@@ -35,9 +35,9 @@ class OllamaJudge:
         Raises ConnectionError if Ollama cannot be reached or refuses, ValueError if the model answers with no mark.
         """
         task = f"{entry['instruction']}\n\n{entry['input']}".strip()
-        question = (f"Task:\n{task}\n\nModel answer:\n{entry['output']}\n\nAnswer to mark:\n{response}\n\nHow well "
-                    "does the answer to mark do the task, from 0 (not at all) to 100 (as well as the model answer)? Reply "
-                    "with the number only.")
+        question = (f"Task:\n{task}\n\nModel answer:\n{entry['output']}\n\nAnswer to mark:\n{response}\n\n"
+                    "How well does the answer to mark do the task, from 0 (not at all) to 100 (as well as the model "
+                    "answer)? Reply with the number only.")
         reply = self._ask(question)
         found = re.findall(r"-?\d+(?:\.\d+)?", reply.replace("/100", "").replace("/ 100", ""))
         if len(found) != 1 or not 0 <= float(found[0]) <= 100:

@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from llmbook import classification
+from llmbook import classification, families
 from llmbook.classification import (
     ClassificationLoss,
     ClassifierConfig,
@@ -34,6 +35,7 @@ from llmbook.classification import (
     undersample,
 )
 from llmbook.devices import autocast
+from llmbook.families import Family, register_family
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.text import load_tokenizer, train_bpe
@@ -375,8 +377,67 @@ def test_bad_labels_are_named(classes, labels, message):
 
 
 def test_an_unknown_family_is_named():
-    with pytest.raises(ValueError, match="^family is 'Mamba': known are GPT, Llama$"):
-        ClassifierConfig("Mamba", {}, ["a", "b"])
+    for family in ("Mamba", "TextClassifier"):  # the second is known, and writes no text
+        with pytest.raises(ValueError, match=f"^family is '{family}': known are GPT, Llama"):
+            ClassifierConfig(family, {}, ["a", "b"])
+
+
+def test_settings_of_another_family_are_named():
+    with pytest.raises(ValueError, match="the settings of the GPT do not fit: .*d_hidden"):
+        ClassifierConfig("GPT", {"d_hidden": 3}, ["a", "b"])
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    vocab_size: int = 300
+    context_length: int = 48
+    d_model: int = 16
+
+
+class Toy(torch.nn.Module):
+    """As little as a language model can be: each token's features, and the mean of those before it."""
+
+    def __init__(self, config: ToyConfig):
+        super().__init__()
+        self.config, self.token_embedding = config, torch.nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(config.d_model, config.d_model) for _ in range(2))
+        self.final_norm = torch.nn.LayerNorm(config.d_model)
+
+    def hidden_states(self, token_ids, cache=None):
+        return self.final_norm(self.run_blocks(self.token_embedding(token_ids)))
+
+    def run_blocks(self, x, first=0, cache=None):
+        for block in self.blocks[first:]:
+            x = x + block(x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None])
+        return x
+
+    def lm_head(self, hidden):
+        return hidden @ self.token_embedding.weight.T
+
+
+@pytest.fixture
+def toy_family(monkeypatch):
+    monkeypatch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
+    register_family(Family("Toy", f"{__name__}:Toy", f"{__name__}:ToyConfig", kind="toy"))
+
+
+@pytest.mark.parametrize("blocks", [None, 1, 0])
+def test_any_registered_language_model_can_classify(toy_family, blocks, tmp_path):
+    """Finding B: the families stood in a table of their own here."""
+    torch.manual_seed(0)
+    classifier, frame = TextClassifier(Toy(ToyConfig()), 2, ["no", "yes"]), separable(64, 1, at_end=True)
+    prepared = prepare_texts(classifier, TOKENIZER, frame, blocks)
+    history = finetune_classifier(classifier, prepared, epochs=20, learning_rate=0.1, **QUICK)
+    assert history.steps[-1]["accuracy"] > 0.9
+    save_model(classifier, tmp_path)
+    loaded = load_model(tmp_path, "cpu")
+    assert loaded.config == classifier.config and loaded.config.family == "Toy"
+    assert torch.equal(class_probabilities(loaded, prepared), class_probabilities(classifier, prepared))
+
+
+def test_a_model_of_no_registered_family_is_named():
+    with pytest.raises(ValueError, match="class Toy is not known: register_family"):
+        TextClassifier(Toy(ToyConfig()), 2)
 
 
 # --- prepared texts ----------------------------------------------------------------------------------------------
@@ -470,7 +531,7 @@ def test_blocks_out_of_range_are_named(blocks):
 
 
 def test_an_unknown_label_is_named():
-    with pytest.raises(ValueError, match="^the label 'maybe' is none of no, yes$"):
+    with pytest.raises(ValueError, match="^the label 'maybe' is none of no, yes: correct it"):
         prepare_texts(small(labels=["no", "yes"]), TOKENIZER, table(some_texts(3), ["no", "yes", "maybe"]))
 
 
@@ -520,7 +581,7 @@ def test_training_from_features_equals_training_from_ids(family):
         module.requires_grad_(True)
     ids = prepare_texts(plain, TOKENIZER, frame)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classification, "_set_trainable", lambda classifier, blocks: None)
+        patch.setattr(TextClassifier, "train_last", lambda classifier, blocks: None)
         finetune_classifier(plain, ids, epochs=2, **QUICK)
     for a, b in zip(ahead.parameters(), plain.parameters()):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=0)

@@ -28,6 +28,7 @@ from llmbook.instructions import (
     respond_all,
     response_loss,
     score_responses,
+    special_ids,
     split_instructions,
     style_for,
 )
@@ -42,6 +43,7 @@ TEXT = " ".join(f"{word} {other}" for word in WORDS for other in WORDS)
 PLAIN = train_bpe(TEXT, 300)  # as GPT-2's: <|endoftext|> is its only special token
 CHAT = train_bpe(TEXT, 300, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
 IM_END, END_OF_TEXT = 298, 299
+SPECIAL = [297, 298, 299]
 STYLES = [("chatml", CHAT), ("alpaca", PLAIN)]
 FAMILIES = pytest.mark.parametrize("family", ["GPT", "Llama"])
 QUICK = {"device": "cpu", "precision": "float32", "progress": False}
@@ -565,8 +567,8 @@ def alone(model, tokenizer, entry, style: str, max_new_tokens: int) -> str:
     """By `generate` for one prompt, cut at the end token."""
     prompt = torch.tensor([encode_prompt(entry["instruction"], entry["input"], tokenizer, style)])
     new = generate(model, prompt, max_new_tokens, temperature=0.0)[0, prompt.shape[1] :].tolist()
-    end = end_token(tokenizer, style)
-    return tokenizer.decode(new[: new.index(end)] if end in new else new).strip()
+    ends = [place for place, token in enumerate(new) if token in special_ids(tokenizer)]
+    return tokenizer.decode(new[: ends[0]] if ends else new).rstrip("\ufffd").strip()
 
 
 @FAMILIES
@@ -603,8 +605,18 @@ def test_the_end_token_of_the_style_stops(style, end, other):
     model = Scripted(*words, end, *CHAT.encode("and more"))
     assert respond(model, CHAT, "who", "sea", style, 20) == "gold bird"
     assert len(model.read) == len(words) + 1 and model.read[0][0] == encode_prompt("who", "sea", CHAT, style)
-    assert respond(Scripted(*CHAT.encode("a"), other, *CHAT.encode("b"), end), CHAT, "who", "", style, 20) == (
-        f"a{CHAT.decode([other])}b")
+
+
+@pytest.mark.parametrize("style", ["chatml", "alpaca"])
+@pytest.mark.parametrize("stop", [297, IM_END, END_OF_TEXT])
+def test_no_special_token_leaks_into_a_response(style, stop):  # finding A6
+    model = Scripted(*CHAT.encode("a"), stop, *CHAT.encode("b c d"))
+    assert respond(model, CHAT, "who", "", style, 20) == "a" and len(model.read) == 2
+
+
+def test_a_response_cut_inside_a_character_ends_before_it():  # finding A26
+    words, half = CHAT.encode("gold"), CHAT.encode("\U0001f44d")[:2]
+    assert respond(Scripted(*words, *half), CHAT, "who", max_new_tokens=len(words) + 2) == "gold"
 
 
 def test_a_response_ends_at_max_new_tokens():
@@ -640,10 +652,10 @@ def test_sampling_goes_to_generate(monkeypatch):
     model = language_model(spread=0.3)
     respond(model, CHAT, "who", max_new_tokens=5)
     respond(model, CHAT, "who", max_new_tokens=5, temperature=0.5, top_k=3)
-    assert seen.pop() == (5, {"temperature": 0.5, "top_k": 3, "stop_tokens": [IM_END]})
+    assert seen.pop() == (5, {"temperature": 0.5, "top_k": 3, "stop_tokens": SPECIAL})
     sampling = {"temperature": 3.0, "top_k": 50, "top_p": 0.9, "seed": 1}
     first = respond_all(model, CHAT, SIX, max_new_tokens=5, **sampling)
-    assert seen == [(5, {"temperature": 0.0, "stop_tokens": [IM_END]}), (5, {**sampling, "stop_tokens": [IM_END]})]
+    assert seen == [(5, {"temperature": 0.0, "stop_tokens": SPECIAL}), (5, {**sampling, "stop_tokens": SPECIAL})]
     assert first == respond_all(model, CHAT, SIX, max_new_tokens=5, **sampling)
     assert first != respond_all(model, CHAT, SIX, max_new_tokens=5, **{**sampling, "seed": 2})
 

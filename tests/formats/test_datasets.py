@@ -37,20 +37,19 @@ def test_a_file_without_lines_is_an_empty_table(tmp_path):
     assert frame.empty and frame.columns.tolist() == ["label", "text"]
 
 
-@pytest.mark.parametrize("line, message", [
-    (b"ham\tcaf\xe9", "{path}, line 4: byte 0xe9 is not UTF-8: save the file as UTF-8"),
-    (b"ham Hello", "{path}, line 4 has no tab between label and text"),
-    (b"Ham\tHello", "{path}, line 4: the label 'Ham' is none of ham, spam"),
-    (b" ham\tHello", "{path}, line 4: the label ' ham' is none of ham, spam"),
-    (b"\tHello", "{path}, line 4: the label '' is none of ham, spam"),
-    (b"ham\t", "{path}, line 4: the text is empty: fill it in or take it out"),
-    (b"ham\t \t ", "{path}, line 4: the text is empty: fill it in or take it out"),
+@pytest.mark.parametrize("line, value, remedy", [
+    (b"ham\tcaf\xe9", "byte 0xe9", "save the file as UTF-8"), (b"ham Hello", "no tab", "put one after the label"),
+    (b"Ham\tHello", "'Ham' is none of ham, spam", "correct it"), (b" ham\tHello", "' ham'", "correct it"),
+    (b"\tHello", "the label ''", "correct it"), (b"ham\t", "is empty", "fill it in or take it out"),
+    (b"ham\t \t ", "is empty", "fill it in or take it out"),
 ])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_an_error_names_the_line(tmp_path, line, message, end):
+def test_an_error_names_the_line(tmp_path, line, value, remedy, end):
     path = lines_in(tmp_path, end.join([b"\xef\xbb\xbfham\tfirst", b"", b"spam\tthird", line, b"ham\tlast"]))
-    with pytest.raises(ValueError, match=f"^{re.escape(message.format(path=path))}$"):
+    with pytest.raises(ValueError) as caught:
         read_labelled_texts(path, ["ham", "spam"])
+    said = str(caught.value)
+    assert said.startswith(f"{path}, line 4") and value in said and remedy in said and "\n" not in said
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -99,48 +98,32 @@ def test_the_book_s_own_entries_are_read():
 GOOD = '{"instruction": "a", "output": "b"}'
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"[\xff]", " is not UTF-8 (byte 1): save it as UTF-8"),
-    (f"[{GOOD}".encode("utf-16"), " is not UTF-8 (byte 0): save it as UTF-8"),
-    (f"[{GOOD}", " is not JSON (Expecting ',' delimiter: line 1 column 37 (char 36)): give a JSON list of entries, or "
-                 "JSON Lines with one entry a line"),
-    (f"[{GOOD}]\n[{GOOD}]", " is not JSON (Extra data: line 2 column 1 (char 38)): give a JSON list of entries, or "
-                            "JSON Lines with one entry a line"),
-    (f"{GOOD}\n\n{{'instruction'}}\n{GOOD}", ", line 3 is not JSON (Expecting property name enclosed in double quotes: "
-     "line 1 column 2 (char 1)): give a JSON list of entries, or JSON Lines with one entry a line"),
-    (f"{GOOD}\n{GOOD}\n{GOOD[:-1]}", ", line 3 is not JSON (Expecting ',' delimiter: line 1 column 35 (char 34)): give "
-     "a JSON list of entries, or JSON Lines with one entry a line"),
-    ("", " holds no entry"), ("[]", " holds no entry"), ("\ufeff\n \n", " holds no entry"),
-    (f'[{GOOD}, "text"]', ', entry 2 is "text": it must be an object with instruction, input and output'),
-    (f"{GOOD}\nnull\n", ", entry 2 is null: it must be an object with instruction, input and output"),
-    ('[["instruction", "output", "text", "more"]]',
-     ', entry 1 is ["instruction", "output", "text", "more": it must be an object with instruction, input and output'),
-    (f'[{GOOD}, {{"output": "b"}}]', ", entry 2 has no instruction: add it, or take the entry out"),
-    ('[{"instruction": "Name\\nit", "input": "c"}]',
-     ", entry 1 ('Name\\nit') has no output: add it, or take the entry out"),
-    (f'{GOOD}\n{{"instruction": null, "output": "b"}}', ", entry 2 has no instruction: add it, or take the entry out"),
-    ('[{"instruction": "a", "output": null}]', ", entry 1 ('a') has no output: add it, or take the entry out"),
-    ('[{"instruction": "a", "input": null, "output": "b"}]',
-     ", entry 1 ('a'): input is null, of type NoneType: it must be text, in quotation marks"),
-    ('[{"instruction": "a", "output": 4}]',
-     ", entry 1 ('a'): output is 4, of type int: it must be text, in quotation marks"),
-    ('[{"instruction": "a", "output": 0}]',
-     ", entry 1 ('a'): output is 0, of type int: it must be text, in quotation marks"),
-    ('[{"instruction": ["a"], "output": "b"}]',
-     ', entry 1: instruction is ["a"], of type list: it must be text, in quotation marks'),
-    ('[{"instruction": "a", "input": ["b", 1], "output": "b"}]',
-     ", entry 1 ('a'): input is [\"b\", 1], of type list: it must be text, in quotation marks"),
-    (f'[{GOOD}, {{"instruction": " \\n", "output": "b"}}]',
-     ", entry 2: instruction is empty: fill it in, or take the entry out"),
-    (f'[{{"instruction": "{"a" * 99}", "output": ""}}]',
-     f", entry 1 ('{'a' * 40}'): output is empty: fill it in, or take the entry out"),
+@pytest.mark.parametrize("content, place, value, remedy", [
+    (b"[\xff]", "", "byte 1", "save it as UTF-8"), (f"[{GOOD}".encode("utf-16"), "", "byte 0", "save it as UTF-8"),
+    (f"[{GOOD}", "", "char 36", "give a JSON list"), (f"[{GOOD}]\n[{GOOD}]", "", "line 2", "give a JSON list"),
+    (f"{GOOD}\n\n{{'instruction'}}\n{GOOD}", ", line 3", "char 1", "JSON Lines"),
+    (f"{GOOD}\n{GOOD}\n{GOOD[:-1]}", ", line 3", "char 34", "JSON Lines"),
+    ("[" * 100_000, "", "recursion", "give a JSON list"),
+    ("", "", "no entry", "give one"), ("[]", "", "no entry", "give one"), ("\ufeff\n \n", "", "no entry", "give one"),
+    (f'[{GOOD}, "text"]', ", entry 2", '"text"', "it must be an object"),
+    (f"{GOOD}\nnull\n", ", entry 2", "null", "it must be an object"),
+    ('[["instruction", "output"]]', ", entry 1", '["instruction", "output"]', "it must be an object"),
+    (f'[{GOOD}, {{"output": "b"}}]', ", entry 2", "no instruction", "add it, or take the entry out"),
+    ('[{"instruction": "Name\\nit"}]', ", entry 1 ('Name\\nit')", "no output", "add it, or take the entry out"),
+    (f'{GOOD}\n{{"instruction": null, "output": "b"}}', ", entry 2", "no instruction", "add it"),
+    ('[{"instruction": "a", "output": null}]', ", entry 1 ('a')", "no output", "add it"),
+    ('[{"instruction": "a", "input": null, "output": "b"}]', ", entry 1 ('a')", "input is null", "it must be text"),
+    ('[{"instruction": "a", "output": 0}]', ", entry 1 ('a')", "output is 0, of type int", "it must be text"),
+    ('[{"instruction": ["a"], "output": "b"}]', ", entry 1", 'instruction is ["a"], of type list', "it must be text"),
+    (f'[{GOOD}, {{"instruction": " \\n", "output": "b"}}]', ", entry 2", "instruction is empty", "fill it in"),
+    (json.dumps([{"instruction": "a" * 99, "output": ""}]), f", entry 1 ('{'a' * 40}')", "output is empty", "fill it in"),
 ])
-def test_an_error_names_file_and_entry_in_one_line(tmp_path, content, message):
+def test_an_error_names_file_and_entry_in_one_line(tmp_path, content, place, value, remedy):
     path = written(tmp_path, content)
     with pytest.raises(ValueError) as caught:
         read_instructions(path)
-    assert str(caught.value) == f"{path}{message}"
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert said.startswith(f"{path}{place}") and value in said and remedy in said and "\n" not in said
 
 
 def test_the_byte_that_is_not_utf8_is_that_of_the_file(tmp_path):

@@ -380,7 +380,7 @@ def finetune_classifier(classifier: TextClassifier, training: PreparedTexts,
     loader = text_loader(training.inputs, training.targets, batch_size, True, seed)
     held_out = validation and text_loader(validation.inputs, validation.targets, 32, shuffle=False)
     config, loss = config_for(loader, epochs, learning_rate, **settings), ClassificationLoss(blocks)
-    return train(classifier, loader, loss, config, held_out, on_step=loss.note)
+    return train(classifier, loader, loss, config, held_out, None, loss.note)
 
 # %% ../notebooks/06_classification.ipynb #059d5079
 def class_probabilities(classifier: TextClassifier, texts: PreparedTexts,

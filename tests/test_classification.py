@@ -598,7 +598,7 @@ def test_the_book_s_training_loop_is_used(calls):
     prepared = prepare_texts(classifier, TOKENIZER, frame)
     held_out = prepare_texts(classifier, TOKENIZER, table(some_texts(70, seed=1)))
     history = finetune_classifier(classifier, prepared, held_out, epochs=2, batch_size=8, seed=4, **QUICK)
-    model, loader, loss, config, val_loader = calls[0]
+    model, loader, loss, config, val_loader, *_ = calls[0]
     assert len(calls) == 1 and model is classifier and isinstance(loss, ClassificationLoss)
     assert isinstance(loader.batch_sampler, LengthBatches) and len(loader) == 7
     expected = text_loader(prepared.inputs, prepared.targets, 8, seed=4)

@@ -116,7 +116,8 @@ GOOD = '{"instruction": "a", "output": "b"}'
     ('[{"instruction": "a", "output": 0}]', ", entry 1 ('a')", "output is 0, of type int", "it must be text"),
     ('[{"instruction": ["a"], "output": "b"}]', ", entry 1", 'instruction is ["a"], of type list', "it must be text"),
     (f'[{GOOD}, {{"instruction": " \\n", "output": "b"}}]', ", entry 2", "instruction is empty", "fill it in"),
-    (json.dumps([{"instruction": "a" * 99, "output": ""}]), f", entry 1 ('{'a' * 40}')", "output is empty", "fill it in"),
+    (json.dumps([{"instruction": "a" * 99, "output": ""}]), f", entry 1 ('{'a' * 40}')", "output is empty",
+     "fill it in"),
 ])
 def test_an_error_names_file_and_entry_in_one_line(tmp_path, content, place, value, remedy):
     path = written(tmp_path, content)

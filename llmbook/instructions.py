@@ -296,5 +296,4 @@ def finetune_instructions(model: LanguageModel, training: InstructionDataset,
     loader = instruction_loader(training, batch_size, True, seed, mask_prompt)
     held_out = None if validation is None else instruction_loader(validation, 16, shuffle=False)
     config = config_for(loader, epochs, learning_rate, **settings)
-    return train(model, loader, response_loss, config, held_out, checkpoints, on_step,
-                 **({} if team is None else {"team": team}))
+    return train(model, loader, response_loss, config, held_out, checkpoints, on_step, team)

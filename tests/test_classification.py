@@ -39,7 +39,7 @@ from llmbook.families import Family, register_family
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.text import load_tokenizer, train_bpe
-from llmbook.training import load_model, save_model
+from llmbook.training import TrainingConfig, evaluate, load_model, save_model, train
 from tests.support.repository import ROOT
 from tests.support.watched import watched_train
 
@@ -639,6 +639,46 @@ def test_accumulation_does_not_add_passes():
     assert [record["examples"] for record in history.steps if "val_loss" in record] == [64, 128, 192]
 
 
+def parts_of(targets: torch.Tensor, *sizes: int) -> list[tuple[torch.Tensor, ...]]:
+    """Batches of so many texts each, as a loader gives them."""
+    texts, start, parts = ids_of(*(3 + place % 7 for place in range(len(targets)))), 0, []
+    for size in sizes:
+        padded, lengths, _ = collate_texts([(text, 0) for text in texts[start : start + size]])
+        parts.append((padded, lengths, targets[start : start + size]))
+        start += size
+    return parts
+
+
+@FAMILIES
+@pytest.mark.parametrize("sizes", [(7, 1), (1, 5, 2), (4, 4)])
+def test_accumulated_parts_are_one_large_batch(family, sizes):
+    """Finding A1, with parts of unequal size, and texts whose label is not known."""
+    targets, runs = torch.tensor([0, -100, 1, 1, 0, -100, -100, 1]), []
+    for parts in (sizes, (8,)):
+        classifier, loss = small(family, spread=0.2), ClassificationLoss()
+        config = TrainingConfig(3, 1e-2, accumulation_steps=len(parts), **QUICK)
+        history = train(classifier, parts_of(targets, *parts), loss, config, on_step=loss.note)
+        seen = [(step["loss"], step["accuracy"], step["gradient_norm"]) for step in history.steps]
+        runs.append((seen, classifier.state_dict()))
+        counted = evaluate(small(family, spread=0.2), parts_of(targets, *parts), ClassificationLoss(),
+                           precision="float32")
+        assert history.steps[0]["loss"] == pytest.approx(counted, abs=1e-6)
+    assert runs[0][0] == [pytest.approx(step, abs=1e-6, rel=1e-5) for step in runs[1][0]]
+    for name, weight in runs[0][1].items():
+        torch.testing.assert_close(weight, runs[1][1][name], atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_without_a_known_label_has_no_loss_and_no_gradient():
+    classifier, loss = small(spread=0.2), ClassificationLoss()
+    [batch] = parts_of(torch.tensor([-100, -100]), 2)
+    value = loss(classifier, *batch)
+    value.backward()
+    assert value.item() == 0 and not any(p.grad.any() for p in classifier.parameters())
+    record = {}
+    loss.note(record)
+    assert record == {}
+
+
 @pytest.mark.parametrize("blocks", [None, 1])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_history_has_the_share_of_right_answers(blocks, accumulation):
@@ -833,7 +873,7 @@ print(json.dumps([list(loaded.config.labels), logits.tolist()]))
 
 
 def test_a_classifier_has_no_layout_of_hugging_face(tmp_path):
-    with pytest.raises(ValueError, match="no Hugging Face family computes what a TextClassifier does"):
+    with pytest.raises(ValueError, match="TextClassifier.*layout='llmbook'"):
         save_model(small(), tmp_path / "new", layout="huggingface")
     assert not (tmp_path / "new").exists()
 

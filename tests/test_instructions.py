@@ -35,7 +35,7 @@ from llmbook.instructions import (
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.scale.checkpoints import Checkpoints
 from llmbook.text import train_bpe
-from llmbook.training import TrainingConfig, evaluate, load_model, next_token_loss, save_model
+from llmbook.training import TrainingConfig, evaluate, load_model, next_token_loss, save_model, train
 from tests.support.watched import watched_train
 
 WORDS = "the sea a ship captain wind harbour night rope sail storm gold map island bird salt".split()
@@ -378,6 +378,34 @@ def test_padding_changes_neither_loss_nor_gradient(family):
     assert response_loss(model, other, targets).item() != pytest.approx(loss, abs=1e-4)
 
 
+@pytest.mark.parametrize("mask_prompt", [True, False])
+def test_accumulated_parts_are_one_large_batch(mask_prompt):
+    """Finding A1: answers of few and of many tokens, which were averaged batch by batch."""
+    entries = table(*(("who", "", " ".join(WORDS[:count])) for count in (1, 16, 2, 15, 1, 1)))
+    dataset = InstructionDataset(entries, CHAT, 96)
+    items, runs = [dataset[place] for place in range(6)], []
+    for parts in ([items[:1], items[1:2], items[2:5], items[5:]], [items]):
+        model, batches = language_model(spread=0.2), [collate_instructions(part, mask_prompt) for part in parts]
+        config = TrainingConfig(3, 1e-2, accumulation_steps=len(parts), **QUICK)
+        measured = evaluate(model, batches, response_loss)
+        history = train(model, batches, response_loss, config)
+        seen = [number for step in history.steps for number in (step["loss"], step["gradient_norm"])]
+        runs.append((seen, model.state_dict()))
+        assert history.steps[0]["loss"] == pytest.approx(measured, abs=1e-6)
+    assert runs[0][0] == pytest.approx(runs[1][0], abs=1e-6, rel=1e-5)
+    for name, weight in runs[0][1].items():
+        torch.testing.assert_close(weight, runs[1][1][name], atol=1e-5, rtol=1e-5)
+
+
+@FAMILIES
+def test_a_batch_in_which_nothing_counts_has_no_loss_and_no_gradient(family):  # findings A1 and A26
+    model, (inputs, targets) = language_model(family, spread=0.2), batch_of(InstructionDataset(SIX, CHAT, 96))
+    loss, gradients = with_gradients(model, response_loss, (inputs, torch.full_like(targets, -100)))
+    names = {name for name, _ in model.named_parameters()}
+    assert loss == 0 and gradients.keys() == names  # as several processes need it
+    assert not any(gradient.any() for gradient in gradients.values())
+
+
 @torch.no_grad()
 def summed(model, dataset: InstructionDataset) -> tuple[float, int]:
     """Cross-entropy of all response tokens, by plain sums, row by row; and how many there are."""
@@ -398,8 +426,7 @@ def test_the_held_out_loss_weighs_every_token_alike(family):
     for size in (1, 4, 16, 19, 64):
         assert held_out_loss(model, dataset, size) == pytest.approx(total / tokens, rel=1e-5)
     assert held_out_loss(model, dataset) == pytest.approx(total / tokens, rel=1e-5) and model.training
-    by_batch = evaluate(model, instruction_loader(dataset, 4, False), response_loss)
-    assert abs(by_batch - total / tokens) > 0.001
+    assert evaluate(model, instruction_loader(dataset, 4, False), response_loss) == pytest.approx(total / tokens)
 
 
 def test_the_held_out_loss_of_a_cut_row_is_of_what_is_left():
@@ -458,7 +485,7 @@ def test_the_book_s_training_loop_is_used(calls):
     held_out = InstructionDataset(some_entries(19, seed=1), CHAT, 96)
     history = finetune_instructions(model, dataset, held_out, epochs=3, batch_size=3, seed=4, **QUICK)
     called, loader, loss, config, val_loader, *others = calls[0]
-    assert len(calls) == 1 and others == [None, None] and called is model and loss is response_loss
+    assert len(calls) == 1 and others == [None, None, None] and called is model and loss is response_loss
     assert (config.max_steps, config.warmup_steps, config.eval_every, config.learning_rate) == (21, 2, 7, 2e-4)
     expected = instruction_loader(dataset, 3, True, 4)
     for _ in range(3):

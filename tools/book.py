@@ -39,7 +39,7 @@ def use_current_setup(notebook: NotebookNode) -> None:
     """Bring a notebook's first code cell up to date with tools/colab_setup.py."""
     setup = (Path(__file__).parent / "colab_setup.py").read_text(encoding="utf-8").strip()
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    if first.source.startswith(setup.splitlines()[0]):
+    if first.source.startswith(setup.split(";")[0]):
         first.source = setup
 
 

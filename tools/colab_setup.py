@@ -1,4 +1,4 @@
-# Makes this notebook run in Colab; where llmbook is installed, it does nothing.
+# Makes this notebook run in Colab; where llmbook is installed, it only imports it.
 import importlib.metadata
 import importlib.util
 import os
@@ -16,3 +16,4 @@ if importlib.util.find_spec("llmbook") is None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", keep]
     subprocess.run([*pip, "--editable", folder], check=True)
     sys.path.insert(0, folder)  # this kernel started before the installation
+importlib.import_module("llmbook")  # before PyTorch, whose threads then wait asleep

@@ -11,6 +11,8 @@ import torch
 
 from tests.support.repository import ROOT
 
+pytestmark = [pytest.mark.slow, pytest.mark.book]
+
 SETUP = (ROOT / "tools" / "colab_setup.py").read_text(encoding="utf-8")
 AFTER = """
 import torch
@@ -23,11 +25,15 @@ print("found", llmbook.__file__, torch.__version__, GPT(GPTConfig(11, 4, 8, 2, 1
 
 def run(python: Path, folder: Path, **variables: str) -> subprocess.CompletedProcess:
     """Run the cell and what follows it as a notebook's kernel would, in `folder`."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     # git refuses to clone a folder of another user's unless told that it is safe
     trust = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
     return subprocess.run([str(python), "-c", SETUP + AFTER], cwd=folder, capture_output=True, text=True,
-                          env={**environment, **trust, **variables}, timeout=600)
+                          env={**without_paths(), **trust, **variables}, timeout=600)
+
+
+def without_paths() -> dict[str, str]:
+    """The environment without PYTHONPATH and the like, which could lead to this llmbook."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,8 @@ def colab(tmp_path_factory) -> Path:
                            capture_output=True, text=True, check=True).stdout.strip()
     # The editable llmbook beside those packages is a .pth file, and a folder named in one does not read its own.
     Path(inner, "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    missing = subprocess.run([python, "-c", "import torch, llmbook"], cwd=folder, capture_output=True, text=True)
+    missing = subprocess.run([python, "-c", "import torch, llmbook"], cwd=folder, capture_output=True, text=True,
+                             env=without_paths())
     assert "No module named 'llmbook'" in missing.stderr
     return python
 

@@ -13,6 +13,16 @@ def pytest_collectstart(collector) -> None:
         collector.skip_compare += ("stderr",)
 
 
+# With several workers a long file that comes last keeps one of them busy alone. The rest come in the usual order.
+LONGEST_FIRST = ("07_instructions.ipynb", "06_classification.ipynb", "05a_pretraining.ipynb", "D_training.ipynb",
+                 "test_checkpoints.py", "05b_open_weights.ipynb", "02_text_data.ipynb", "04_gpt.ipynb", "test_colab.py")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))  # stable: files stay whole
+
+
 def pytest_itemcollected(item) -> None:
     if isinstance(item, IPyNbCell):
         item.add_marker(pytest.mark.book)

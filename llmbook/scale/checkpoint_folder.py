@@ -23,7 +23,7 @@ from torch import Tensor
 from ..devices import is_sharded, own_part
 from ..files import replace_file
 
-__all__ = ["Checkpoint", "CheckpointFolder", "FORMAT", "write_part"]
+__all__ = ["RunCheckpoint", "CheckpointFolder", "FORMAT", "write_part"]
 
 FORMAT = 2  # what is written; 1 is llmbook 0.1.0's
 READABLE = (1, 2)
@@ -63,7 +63,7 @@ def write_part(tensors: Mapping[str, Tensor], path: Path) -> list[int]:
     return [path.stat().st_size, checksum_of(path)]
 
 
-class Checkpoint:
+class RunCheckpoint:
     """One checkpoint: a folder `step-00001000` with `checkpoint.json` and, for each process that wrote, a part of the
     tensors, `part-0-of-1.safetensors`. The parts hold rows of the whole tensors, in order."""
 
@@ -178,7 +178,7 @@ class CheckpointFolder:
         self.damaged: set[int] = set()  # steps of those that were found to be
         self.lock: FileLock | None = None
 
-    def found(self) -> list[Checkpoint]:
+    def found(self) -> list[RunCheckpoint]:
         """The checkpoints, the newest first, whole or not."""
         try:
             names = patiently(lambda: os.listdir(self.folder))  # a glob would hide an error: "there are none"
@@ -186,9 +186,9 @@ class CheckpointFolder:
             return []
         steps = sorted((name for name in names if name.startswith("step-") and len(name) == 13 and name[5:].isdigit()),
                        reverse=True)
-        return [Checkpoint(self.folder / name) for name in steps]
+        return [RunCheckpoint(self.folder / name) for name in steps]
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self) -> RunCheckpoint | None:
         """The newest whole checkpoint, or None if there are none; warns of damaged ones.
 
         Raises ValueError if all are damaged, OSError if one cannot be read.
@@ -229,7 +229,7 @@ class CheckpointFolder:
         self._remove(old for old in self.found() if old.step in self.damaged or old.step in
                      {each.step for each in whole[self.keep:]})
 
-    def _remove(self, checkpoints: Iterable[Checkpoint]) -> None:
+    def _remove(self, checkpoints: Iterable[RunCheckpoint]) -> None:
         """Under another name first, so that no half one is ever found."""
         for checkpoint in checkpoints:
             hidden = self.folder / f".{checkpoint.path.name}.old"

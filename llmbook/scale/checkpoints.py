@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..protocols import Team
-from .checkpoint_folder import Checkpoint, CheckpointFolder, write_part
+from .checkpoint_folder import CheckpointFolder, RunCheckpoint, write_part
 from .run_state import RunState, model_tensors
 from .signals import StopSignals
 
@@ -111,7 +111,7 @@ class Checkpoints:
             self.run.check_loader()
             step = self._agree_where_to_begin()
             if step:
-                self.run.resume(Checkpoint(self.folder / f"step-{step:08d}"), self.allow)
+                self.run.resume(RunCheckpoint(self.folder / f"step-{step:08d}"), self.allow)
         except BaseException:
             self.end()
             raise

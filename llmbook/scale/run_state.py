@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..devices import is_sharded, own_part
 from ..protocols import Team
-from .checkpoint_folder import Checkpoint
+from .checkpoint_folder import RunCheckpoint
 from .packing import pack, unpack
 from .random_states import random_states, set_random_states
 from .resumable_loader import ResumableLoader
@@ -143,7 +143,7 @@ class RunState:
             save(tensors)
             set_random_states(before, self.team.device)
 
-    def resume(self, checkpoint: Checkpoint, allow: Collection[str] = ()) -> None:
+    def resume(self, checkpoint: RunCheckpoint, allow: Collection[str] = ()) -> None:
         """Bring everything to where it was. Raises ValueError if a setting is another now."""
         about = checkpoint.about()
         if changed := self.changed(about["settings"], allow):

@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.repository import CHAPTERS, NOTEBOOKS, ROOT, read
 
+pytestmark = pytest.mark.book
+
 DOCS = ROOT / "docs"
 PAGES = ["first_steps.md", "glossary.md", "references.md"]
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")

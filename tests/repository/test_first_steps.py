@@ -29,6 +29,8 @@ from llmbook.training import TrainingConfig, load_model, next_token_loss, train
 from tests.repository import test_notebooks
 from tests.support.repository import ROOT
 
+pytestmark = pytest.mark.book
+
 PAGE = ROOT / "docs" / "first_steps.md"
 NO_INDEX = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1",
             "PIP_TIMEOUT": "2", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "NO_PROXY": "*", "no_proxy": "*"}

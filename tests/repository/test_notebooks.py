@@ -21,6 +21,8 @@ from tests.support.repository import (
 )
 from tools.export import exported
 
+pytestmark = pytest.mark.book
+
 MOST_CODE, MOST_WORDS = 500, 3500  # of a chapter
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|Users|work|tmp|private|var|opt|content)/[\w./-]+|[A-Z]:\\\\\w+")
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from llmbook.files import is_first
 from llmbook.scale.checkpoints import Checkpoints
-from llmbook.scale.team import Team, is_first
+from llmbook.scale.team import Team
 from llmbook.training import load_model, next_token_loss, save_model, train
 from tests.support import training_script as script
 from tests.support.training_script import forks, records, team_checkpoints, team_config, team_loader, team_model

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from .devices import (PRECISIONS, autocast, chosen_device, evaluation_mode, whole_state,
                              whole_tensor, without_weights)
 from .diagnosis import explain_not_finite
+from .extras import load_extra
 from .families import family_of
 from .files import is_first, process_place
 from .model_files import (check_empty_folder, check_own_folder, describe_misfits, publish,
@@ -207,8 +208,7 @@ class History:
 
     def to_frame(self) -> "pd.DataFrame":
         """The records as a table, one row a step; val_loss is NaN where it was not measured."""
-        import pandas as pd
-
+        pd = load_extra("pandas")
         columns = ["loss", "val_loss", "learning_rate", "gradient_norm", "examples", "seconds"]
         return pd.DataFrame(self.steps, columns=["step", *columns]).set_index("step")
 

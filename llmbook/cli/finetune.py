@@ -105,7 +105,7 @@ def _train(arguments: argparse.Namespace, settings: Any, started: Any, source: s
     history = finetune_instructions(model, training, validation, arguments.epochs, batch_size, seed=seed, **given,
                                     checkpoints=checkpoints, on_step=reports,
                                     **team_argument(settings, finetune_instructions))
-    code = started.end(history, model, tokenizer, source)
+    code = started.end(history, model, tokenizer)
     if code == 0 and is_first():
         after = held_out_loss(load_model(started.folder / "model", next(model.parameters()).device), validation)
         say(f"held-out loss after: {after:.3f} nats a token (before: {before:.3f})")

@@ -235,7 +235,7 @@ def _own_tokenizer(found: FoundModel) -> Any:
 
 def _read_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder, in the book's format or in that of Hugging Face. None if there is none."""
-    from ..formats.tokenizers import _folder_tokenizer
+    from ..formats.tokenizers import tokenizer_of_folder
     from ..text import load_tokenizer
 
     path = folder / "tokenizer.json"
@@ -243,19 +243,17 @@ def _read_tokenizer(folder: Path) -> Any:
         return None
     with naming(path):
         own = '"tokens":' in path.read_bytes()[:100_000_000].decode("utf-8")
-    return load_tokenizer(path) if own else _folder_tokenizer(folder)
+    return load_tokenizer(path) if own else tokenizer_of_folder(folder)
 
 
 def _tokenizer_of(found: FoundModel) -> Any:
     """The tokenizer of any model, without its weights."""
     from ..assets import fetch
-    from ..formats.gguf import GGUFCheckpoint
-    from ..formats.tokenizers import _folder_tokenizer, _gguf_tokenizer
+    from ..formats.tokenizers import tokenizer_of
 
     if found.kind != "other":
         return _own_tokenizer(found)
-    path = found.path if found.path.exists() else fetch(found.name)
-    return _folder_tokenizer(path) if path.is_dir() else _gguf_tokenizer(GGUFCheckpoint(path))
+    return tokenizer_of(found.path if found.path.exists() else fetch(found.name))
 
 
 _PROBE = ("The clock in the captain's kitchen said 12:45, and nobody (not even Mira) looked up.\n"
@@ -286,21 +284,17 @@ def _given_tokenizer(name: str, model: str, own: Any, found: FoundModel) -> Any:
     return chosen
 
 
-def keep_tokenizer(tokenizer: Any, folder: Path, source: str | None = None) -> None:
-    """Write a tokenizer into a model's folder, and what it can be recognised by.
-
-    source: the model that it came with, whose files are copied where the book's format cannot hold it.
-    """
+def keep_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer into a model's folder, and what it can be recognised by: the book's own in its format, other
+    people's in that of Hugging Face."""
+    from ..formats.tokenizers import PretrainedTokenizer, save_tokenizer_files
     from ..scale.encoding import tokenizer_fingerprint
     from ..text import save_tokenizer
 
+    if isinstance(tokenizer, PretrainedTokenizer):
+        save_tokenizer_files(tokenizer, folder)
+    else:
+        save_tokenizer(tokenizer, folder / "tokenizer.json")
+    (folder / "tokenizer_of.json").unlink(missing_ok=True)
     replace_file(folder / "tokenizer_fingerprint.json", json.dumps(
         {"fingerprint": tokenizer_fingerprint(tokenizer), "tokens": tokenizer.n_vocab}).encode())
-    try:
-        save_tokenizer(tokenizer, folder / "tokenizer.json")
-    except (ValueError, AttributeError):  # not a tokenizer that the book's format can hold
-        if source is None:
-            raise
-        where = str(Path(source).resolve()) if Path(source).exists() else source
-        replace_file(folder / "tokenizer_of.json", json.dumps({"model": where}).encode())
-

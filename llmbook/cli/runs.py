@@ -46,7 +46,7 @@ class Run:
         given = {f"{section}.{key}": value for section in ("model", "data", "training")
                  for key, value in settings.values.get(section, {}).items() if (section, key) not in _FREE}
         self.note = json.loads(json.dumps({"command": command, **(about or {}), **given}, default=str))
-        self.path, self.finished, self.lock = self.folder / "run.json", None, None
+        self.path, self.finished, self.lock, self.keeper = self.folder / "run.json", None, None, None
         self.new, self.content = not self.path.is_file(), {}
         before = None if self.new else self._read()
         if before is None:
@@ -149,6 +149,13 @@ class Run:
             raise ValueError(f"{self.folder} was complete, but of its model {problem}, and no checkpoint is left in "
                              f"{self.checkpoint_folder}: choose another --out to train it again")
         say(f"{self.folder} was complete, but of its model {problem}: writing it again from the last checkpoint")
+        self._clear_model()
+
+    def _clear_model(self) -> None:
+        """Take out of the model's folder, which this run wrote, what would keep `save_model` from writing there."""
+        if is_first():
+            for name in ("config.json", "generation_config.json"):
+                (self.folder / "model" / name).unlink(missing_ok=True)
 
     def write(self, finished: Mapping[str, Any] | None = None) -> None:
         """Write `run.json`; makes the folder if need be."""
@@ -176,9 +183,10 @@ class Run:
         from ..scale.checkpoints import Checkpoints
 
         given = {**self.settings.values["checkpoints"], "folder": str(self.checkpoint_folder)}
-        return self.settings.make("checkpoints", Checkpoints, **given)
+        self.keeper = self.settings.make("checkpoints", Checkpoints, **given)
+        return self.keeper
 
-    def save(self, model: Any, tokenizer: Any, source: str | None = None) -> Path:
+    def save(self, model: Any, tokenizer: Any) -> Path:
         """Write the model and its tokenizer, so that `llmbook generate --model` opens both. All processes must call
         it."""
         from ..training import save_model
@@ -188,22 +196,22 @@ class Run:
         with naming(folder):
             save_model(model, folder)
             if is_first():
-                keep_tokenizer(tokenizer, folder, source)
+                keep_tokenizer(tokenizer, folder)
         return folder
 
-    def end(self, history: Any, model: Any, tokenizer: Any, source: str | None = None) -> int:
+    def end(self, history: Any, model: Any, tokenizer: Any) -> int:
         """After training: save the model, or say where an interrupted run goes on. Returns the exit code."""
         if history.interrupted:
             self._say_interrupted(len(history.steps))
             return 130
-        folder = self.save(model, tokenizer, source)
+        folder = self.save(model, tokenizer)
         self.write({"steps": len(history.steps)})
         say(f"the model is in {folder}")
         return 0
 
     def _say_interrupted(self, step: int) -> None:
         """What is on the disk is what counts: a second Ctrl-C may come before the last step is saved."""
-        saved = next(iter(saved_steps(self.checkpoint_folder)), 0)
+        saved = self.keeper.saved_step
         if saved == step:
             say(f"interrupted after step {step:,}, which is saved: the same command goes on from there")
         elif saved:

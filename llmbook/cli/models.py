@@ -175,12 +175,12 @@ def _load_saved(folder: Path) -> Any:
 
 def _of_checkpoint(found: FoundModel) -> Any:
     """The model of a checkpoint, which may be one of a run that is going on: nothing is written or locked."""
-    from ..scale.checkpoint_folder import Checkpoint
+    from ..scale.checkpoint_folder import RunCheckpoint
 
     for attempt in range(3):  # the run may remove a checkpoint while it is read
         path = found.path if attempt == 0 or found.run is None else _of_run(found.name, found.run).path
         try:
-            checkpoint = Checkpoint(path)
+            checkpoint = RunCheckpoint(path)
             if problem := checkpoint.problem():
                 if not path.exists():
                     continue

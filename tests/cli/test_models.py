@@ -48,7 +48,8 @@ def test_a_tuned_models_folder_has_the_tokenizer_itself(chat_model, call, tmp_pa
     FOUR.to_json("train.json", orient="records")
     other = pretrained_folder(tmp_path / "other")
     arguments = ("--data", "train.json", "--validation", "train.json", "--max-steps", "1", "--style", "alpaca")
-    assert call("finetune", *arguments, "--model", other, "--out", "one")[0] == 0
+    code, _, err = call("finetune", *arguments, "--model", other, "--out", "one")
+    assert code == 0, err
     assert not (tmp_path / "one" / "model" / "tokenizer_of.json").exists()
     wanted = call("generate", "--model", "one", "The sea", "--max-new-tokens", 3, "--temperature", 0)
     assert wanted[0] == 0 and wanted[1].startswith("The sea")
@@ -83,7 +84,8 @@ def test_the_newest_checkpoint_of_a_run_that_goes_on_can_write(place, call):  # 
     with FileLock(place / "out" / ".lock"), FileLock(place / "out" / "checkpoints" / ".lock"):
         before = tree(place)
         code, out, err = call("generate", "--model", "out", "The", "--temperature", 0)
-        assert (code, out) == (0, finished) and "the model after step 4, from a checkpoint" in err
+        assert (code, out) == (0, finished), err
+        assert "the model after step 4, from a checkpoint" in err
         name = "out/checkpoints/step-00000002"
         code, out, err = call("generate", "--model", name, "The", "--temperature", 0)
         assert code == 0 and "the model after step 2, from a checkpoint" in err

@@ -73,7 +73,7 @@ def _entries(arguments: argparse.Namespace, share: float, held_out_file: str | N
         parts = split_instructions(entries, (1 - share, share), seed)
     if not all(map(len, parts)):
         raise ValueError(f"{arguments.data}: --validation {arguments.validation} leaves {len(parts[0])} entries to "
-                         f"train on and {len(parts[1])} held out: both need some")
+                         f"train on and {len(parts[1])} held out, and both need some: change it, or give more entries")
     return parts
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..files import replace_file
 from .contents import saved_steps
+from .device import find_device
 from .errors import UsageError, naming
 
 __all__ = ["FoundModel", "find_model", "keep_tokenizer", "open_model"]
@@ -88,7 +89,7 @@ def open_model(name: str, tokenizer: str | None = None, device: str | None = Non
     found = find_model(name)
     if sys.stderr is not None and sys.stderr.isatty():
         print(f"loading {name} ...", file=sys.stderr, flush=True)
-    where, number_format = _device(device), None
+    where, number_format = find_device(device, "--device"), None
     if dtype or training:
         number_format = _number_format(dtype or "float32")
     model, own = _load(found, where, number_format)
@@ -120,25 +121,6 @@ def _never_write(model: Any, n_vocab: int) -> None:
     else:
         inner = model.lm_head
         model.lm_head = lambda hidden: without_spare(inner(hidden))
-
-
-def _device(name: str | None) -> Any:
-    """A device that is there. Raises UsageError for another."""
-    import torch
-
-    from ..devices import best_device
-
-    if name is None:
-        return best_device()
-    try:
-        torch.empty(0, device=(device := torch.device(name)))
-    except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:80]
-        raise UsageError(f"--device is {name!r}, which is not to be had here ({reason}): choose cpu, cuda or mps, or "
-                         f"leave it out for {best_device()}") from None
-    if device.type == "meta":
-        raise UsageError("--device is 'meta', which computes nothing: choose cpu, cuda or mps")
-    return device
 
 
 def _number_format(name: str) -> Any:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from ..files import is_first, replace_file
 from .contents import fingerprint, model_problem, saved_steps
-from .errors import naming
+from .errors import naming, plain_reason
 from .settings import Settings
 from .terminal import say
 
@@ -63,8 +63,10 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
         self.release()
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(self.folder)  # writing, other than opening, does not know its file
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -73,7 +75,7 @@ class Run:
             return {"settings": dict(found["settings"]), "content": dict(found.get("content", {})),
                     "finished": None if found["finished"] is None else dict(found["finished"])}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{self.path} is damaged ({error!r}): choose another --out") from None
+            raise ValueError(f"{self.path} is damaged ({plain_reason(error)}): choose another --out") from None
 
     def _refuse_strangers(self) -> None:
         if not is_first() or not self.folder.exists():

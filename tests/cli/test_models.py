@@ -20,7 +20,7 @@ def pretrained_folder(folder):
     tokenizer.normalizer = hub.normalizers.Replace(" ", "\u2581")
     tokenizer.decoder = hub.decoders.Sequence([hub.decoders.Replace("\u2581", " "), hub.decoders.ByteFallback(),
                                                hub.decoders.Fuse(), hub.decoders.Strip(" ", 1, 0)])
-    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "<|endoftext|>"]
     tokenizer.train_from_iterator([STORY], hub.trainers.BpeTrainer(vocab_size=600, special_tokens=special,
                                                                    show_progress=False))
     size = tokenizer.get_vocab_size()

@@ -151,8 +151,8 @@ def _writing_flags(added: Parser, temperature: float | None) -> None:
     added.add_argument("--temperature", type=_number(float, 0), default=temperature, metavar="X",
                        help="0: always the likeliest token; higher: more varied (0.7)")
     added.add_argument("--top-k", type=_number(int, 1), metavar="N", help="choose among the N likeliest tokens only")
-    added.add_argument("--top-p", type=_number(float, 1e-9, 1), metavar="X", help="choose among the likeliest tokens that "
-                       "together have this probability")
+    added.add_argument("--top-p", type=_number(float, 1e-9, 1), metavar="X", help="choose among the likeliest tokens "
+                       "that together have this probability")
     added.add_argument("--seed", type=_number(int, 0, 2**63 - 1), metavar="N", help="the same text each time")
     added.add_argument("--device", metavar="NAME", help="cpu, cuda or mps; the best there is if not given")
     added.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="the number format of the weights; "

@@ -136,8 +136,8 @@ ARGUMENTS += [(arguments, arguments[-1]) for arguments in (
 def test_bad_arguments(bench, capsys):
     problems = []
     for arguments, named in ARGUMENTS:
-        complain(problems, arguments, told(capsys, *arguments), named, named[:60], named.rstrip("="), "empty", "COMMAND", "--model",
-                 "--out", "prompt")
+        complain(problems, arguments, told(capsys, *arguments), named, named[:60], named.rstrip("="), "empty",
+                 "COMMAND", "--model", "--out", "prompt")
         assert not (bench / "o").exists() or not any((bench / "o").iterdir()), arguments
     assert len(ARGUMENTS) >= 130 and not problems, "\n".join(problems)
 

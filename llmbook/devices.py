@@ -1,4 +1,15 @@
-"""Where the book's code runs and in which number format: the one place that decides both."""
+"""Where the book's code runs and in which number format: the one place that decides both.
+
+The policy, the same in `train`, `load_model`, `load_pretrained`, `generate` and the command:
+
+- `device=None` means `best_device()`: a CUDA GPU, else Apple's, else the CPU. A model that is there already stays where
+  it is: `generate` and `evaluate` go to the model.
+- A model that is loaded to be used has the number format `inference_dtype(device)` unless `dtype` says another:
+  bfloat16 on a GPU that computes it natively, else float32. `load_model` keeps what was saved.
+- What is trained has its weights in float32 everywhere; the products run in bfloat16 where the hardware has it
+  (`autocast`, "auto").
+- Nothing changes a model that it was only lent: dropout is off inside `without_dropout`, for that caller alone.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +31,21 @@ def best_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def chosen_device(device: torch.device | str | None = None) -> torch.device:
+    """A device by its name; `best_device()` for None. Raises ValueError for one that does not exist here."""
+    if device is None:
+        return best_device()
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device is {device!r}: use 'cpu', 'cuda', 'mps', or None for the best one here") from None
+    here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if not here.get(found.type, lambda: True)():
+        raise ValueError(f"device is {str(found)!r}, and PyTorch finds none here: use {str(best_device())!r}, or None "
+                         "for the best one")
+    return found
 
 
 def has_native_bfloat16(device: torch.device | str) -> bool:
@@ -134,19 +160,34 @@ def inference_dtype(device: torch.device | str) -> torch.dtype:
     return torch.bfloat16 if on_gpu and has_native_bfloat16(device) else torch.float32
 
 
+_DROPOUTS = {torch.dropout, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+
+
 class _DropoutOff(TorchFunctionMode):
     """Makes dropout do nothing, in this thread, whatever mode the layers are in."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        if func is F.dropout:
+        if func in _DROPOUTS:
             return args[0] if args else kwargs["input"]
         if func is F.scaled_dot_product_attention and "dropout_p" in kwargs:
             kwargs["dropout_p"] = 0.0
         return func(*args, **kwargs)
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Inside, all of a model is in evaluation mode; afterwards each of its parts is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def without_dropout(model: nn.Module) -> AbstractContextManager:
-    """The context in which a model computes as in evaluation mode. The model itself is not touched, so that two
-    callers, or two threads, cannot switch dropout on or off for each other."""
-    return _DropoutOff() if model.training else nullcontext()
+    """The context in which a model's dropout does nothing, as in evaluation mode. The model itself is not touched, so
+    that two callers, or two threads, cannot switch dropout on or off for each other."""
+    return _DropoutOff() if any(module.training for module in model.modules()) else nullcontext()

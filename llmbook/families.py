@@ -67,8 +67,9 @@ _FAMILIES: dict[str, Family] = {family.name: family for family in (
     Family("GPT", "llmbook.gpt:GPT", "llmbook.gpt:GPTConfig", "gpt", "llmbook.formats.gpt2:LAYOUT",
            hugging_face=("gpt2",), gguf=("gpt2",)),
     Family("Llama", "llmbook.llama:Llama", "llmbook.llama:LlamaConfig", "llama", "llmbook.formats.llama:LAYOUT",
-           hugging_face=("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "smollm3"),
-           gguf=("llama", "qwen2", "qwen3", "gemma3", "smollm3")),
+           hugging_face=("llama", "mistral", "qwen2", "qwen3", "smollm3"), gguf=("llama", "qwen2", "qwen3", "smollm3")),
+    Family("Gemma", "llmbook.gemma:Gemma", "llmbook.gemma:GemmaConfig", "gemma", "llmbook.formats.gemma:LAYOUT",
+           hugging_face=("gemma3_text",), gguf=("gemma3",)),
     Family("TextClassifier", "llmbook.classification:TextClassifier", "llmbook.classification:ClassifierConfig"),
 )}
 

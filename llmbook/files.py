@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ["is_first", "process_place", "replace_file"]
+__all__ = ["is_first", "process_place", "read_json", "replace_file", "sha256_of"]
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -22,6 +25,24 @@ def replace_file(path: Path, content: bytes) -> None:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises ValueError of one line, with the path, if it holds none."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise ValueError(f"{path} is not JSON ({' '.join(str(error).split())}): write it again, or take it from where "
+                         "it came from") from None
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def process_place() -> tuple[int, int]:

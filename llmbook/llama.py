@@ -113,18 +113,21 @@ class GatedFeedForward(nn.Module):
     Args:
         d_model: features of a token.
         d_hidden: features between; about 8/3 of d_model costs as much as 4 times without a gate.
+        activation: what the gate goes through (Gemma has a GELU there).
 
     Source: Shazeer, "GLU Variants Improve Transformer" (2020), section 2.
     """
 
-    def __init__(self, d_model: int, d_hidden: int):
+    def __init__(self, d_model: int, d_hidden: int,
+                 activation: Callable[[Tensor], Tensor] = F.silu):
         super().__init__()
         self.expand = Linear(d_model, 2 * d_hidden, bias=False)  # gate and content at once
         self.contract = Linear(d_hidden, d_model, bias=False)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         gate, content = self.expand(x).chunk(2, dim=-1)  # each (batch, tokens, d_hidden)
-        return self.contract(F.silu(gate) * content)
+        return self.contract(self.activation(gate) * content)
 
 # %% ../notebooks/05b_open_weights.ipynb #5273e6f1
 @dataclass(frozen=True)

@@ -106,10 +106,10 @@ def test_a_loaded_model_can_be_trained_and_saved(tmp_path):
 # --- folders that are refused ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("family, changes, message", [
-    ("Llama", {"model_type": "gemma2"}, "models of the family 'gemma2' are not supported (only gpt2, llama, mistral"),
-    ("Llama", {"model_type": ...}, "models of the family None are not supported"),
-    ("Llama", {"model_type": ["llama"]}, "models of the family ['llama'] are not supported"),
-    ("Llama", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported (only 'silu')"),
+    ("Llama", {"model_type": "gemma2"}, "models of the family 'gemma2' are not supported: known are gpt2, llama"),
+    ("Llama", {"model_type": ...}, "model_type = None is not supported"),
+    ("Llama", {"model_type": ["llama"]}, "model_type = ['llama'] is not supported"),
+    ("Llama", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported (only 'silu'"),
     ("Llama", {"mlp_bias": True}, "mlp_bias = True is not supported (only False)"),
     ("Llama", {"quantization_config": {"bits": 4}}, "quantization_config = {'bits': 4} is not supported"),
     ("GPT2", {"quantization_config": {"bits": 4}}, "quantization_config = {'bits': 4} is not supported"),
@@ -120,13 +120,11 @@ def test_a_loaded_model_can_be_trained_and_saved(tmp_path):
     ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}},
      "rotary scaling 'linear' has factor = None"),
     ("Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
-     "partial_rotary_factor = 0.5 is not supported"),
+     "rope_parameters.partial_rotary_factor = 0.5 is not supported"),
     ("Llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is not supported"),
-    ("Mistral", {"sliding_window": 32}, "sliding_window = 32 below the context of 96 is not supported"),
-    ("Qwen2", {"sliding_window": 32, "use_sliding_window": True}, "sliding_window = 32 below the context of 96"),
     ("Llama", {"hidden_size": ...}, "the setting 'hidden_size' is missing"),
     ("Llama", {"max_position_embeddings": ...}, "the setting 'max_position_embeddings' is missing"),
-    ("Llama", {"vocab_size": "61"}, "vocab_size is '61': it must be a whole number, at least 1"),
+    ("Llama", {"vocab_size": "61"}, "vocab_size = '61' is not supported"),
     ("Llama", {"num_key_value_heads": 3}, "n_heads (4) must be divisible by n_kv_heads (3)"),
     ("GPT2", {"activation_function": "relu"}, "activation_function = 'relu' is not supported (only 'gelu_new' or"),
     ("GPT2", {"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon = 1e-06 is not supported"),
@@ -172,7 +170,7 @@ def test_a_config_that_is_no_json_object(text, tmp_path):
 
 def test_a_folder_from_save_model_is_told_from_one_of_hugging_face(tmp_path):
     save_model(Llama(LlamaConfig(61, 16, 8, 2, 1, 1, 8)), tmp_path)
-    with pytest.raises(ValueError, match="load_model opens what save_model saved"):
+    with pytest.raises(ValueError, match="open the folder with load_model"):
         load_pretrained(tmp_path)
 
 

@@ -3,38 +3,192 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-__all__ = ["run"]
+from .errors import UsageError
+from .text_input import check_text, input_lines
+
+__all__ = ["Conversation", "run"]
+
+HELP = """\
+/help          these lines
+/clear         forget the conversation; the model begins anew
+/system TEXT   tell the model how to answer, from now on, and begin anew; without TEXT: show it
+/save FILE     write the conversation to FILE, as JSON
+/quit          end, as Ctrl-D does
+//...          send a message that begins with /
+Ctrl-C ends an answer that is too long; at the prompt it ends the conversation.
+A pasted text of several lines is one message; Alt-Enter begins a new line."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Hold a conversation on the terminal; returns the exit code."""
+    if sys.stdin is None:
+        raise UsageError("the standard input is closed: there is nobody to talk with; give it a terminal or a file")
+    check_text(arguments.system, "--system")
     from .interrupts import import_torch
 
     import_torch()
     from ..open_weights import Chat
     from .models import open_model
 
-    with suppress(ImportError):
-        import readline  # noqa: F401 (lets the reader edit a line and call back earlier ones)
     names = ("temperature", "top_k", "top_p", "seed")
     sampling = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     model, tokenizer = open_model(arguments.model, arguments.tokenizer, arguments.device, arguments.dtype)
-    talk = Chat(model, tokenizer, arguments.system, arguments.max_new_tokens, **sampling)
-    asked = "You: " if sys.stdin.isatty() else ""
-    print("Ctrl-D ends the conversation." if asked else "", end="\n" if asked else "")
     try:
-        while True:
-            if not (text := input(asked)).strip():
-                continue
+        talk = Chat(model, tokenizer, arguments.system, arguments.max_new_tokens, **sampling)
+    except ValueError as error:
+        if "special token" not in str(error) and "template" not in str(error):
+            raise
+        raise ValueError(f"{arguments.model} is a base model, which was never taught to answer: let it go on with a "
+                         f"text (llmbook generate --model {arguments.model} \"Once\"), teach it (llmbook finetune "
+                         f"--model {arguments.model} --data FILE --out FOLDER), or choose another --model") from error
+    return Conversation(talk, arguments.model, terminal=sys.stdin.isatty() and sys.stdout.isatty()).hold()
+
+
+class Conversation:
+    """Turns read from the standard input, and answers written as they grow.
+
+    Args:
+        talk: a `llmbook.open_weights.Chat`.
+        name: the model's, for the label of its answers.
+        terminal: whether a person reads and writes: then there are labels, commands, and the speed of each answer.
+            Otherwise each line of the input is a message, and nothing but answers is printed.
+    """
+
+    def __init__(self, talk: Any, name: str, terminal: bool):
+        self.talk, self.terminal = talk, terminal
+        self.label = Path(name).name or name
+        self.saved: set[Path] = set()
+
+    def hold(self) -> int:
+        """Talk until the input ends; returns the exit code."""
+        if self.terminal:
+            print("/help lists the commands, Ctrl-D ends the conversation.")
+        try:
+            for text in self._turns():
+                if self.terminal and text.startswith("/") and not text.startswith("//"):
+                    if self._obey(text):
+                        break
+                elif text.strip():
+                    self._answer(text[1:] if self.terminal and text.startswith("//") else text)
+        except KeyboardInterrupt:
+            print()
+        return 0
+
+    def _turns(self) -> Iterator[str]:
+        if self.terminal:
+            yield from _typed_turns()
+            return
+        for line in input_lines():
+            yield line.rstrip("\r\n")
+
+    def _answer(self, text: str) -> None:
+        """Say one message and print the answer; Ctrl-C ends the answer only."""
+        if self.terminal:
+            print(f"{self.label}: ", end="", flush=True)
+        started, answer, stopped = time.perf_counter(), "", False
+        try:
+            check_text(text, "the message")
+            pieces = self.talk.stream(text)
             try:
-                for piece in talk.stream(text):
+                for piece in pieces:
+                    answer += piece
                     print(piece, end="", flush=True)
-                print()
-            except ValueError as error:  # a message too long: the conversation goes on
-                print(f"({error})")
-    except (EOFError, KeyboardInterrupt):
-        print()
-    return 0
+            except KeyboardInterrupt:
+                stopped = True
+                pieces.close()  # what was said so far stays in the conversation
+            print(" [stopped]" if stopped and self.terminal else "")
+            self._remark(answer, time.perf_counter() - started, stopped)
+        except (ValueError, UsageError) as error:  # a message that cannot be sent: the conversation goes on
+            print(f"({error})")
+        except KeyboardInterrupt:  # before the first word
+            print(" [stopped]" if self.terminal else "")
+
+    def _remark(self, answer: str, seconds: float, stopped: bool) -> None:
+        """That an answer was cut, and how fast it came."""
+        tokens = len(self.talk.tokenizer.encode(answer, disallowed_special=())) if answer else 0
+        limit = self.talk.max_new_tokens
+        cut = not stopped and getattr(self.talk, "cut", tokens >= limit)
+        if cut:
+            self._aside(f"cut after {limit:,} tokens: --max-new-tokens {2 * limit} allows longer answers")
+        if dropped := getattr(self.talk, "dropped", 0):
+            self._aside(f"the context is full: the oldest {dropped} messages are forgotten")
+        if self.terminal and tokens:
+            self._aside(f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.1f} per second")
+
+    def _aside(self, text: str) -> None:
+        """Something about the conversation rather than of it: to the standard error, dim on a terminal."""
+        dim, plain = ("\033[2m", "\033[0m") if sys.stderr.isatty() else ("", "")
+        print(f"{dim}[{text}]{plain}", file=sys.stderr, flush=True)
+
+    def _obey(self, text: str) -> bool:
+        """Carry out a command; returns whether it ends the conversation."""
+        word, _, rest = text.strip().partition(" ")
+        rest = rest.strip()
+        if word in ("/quit", "/exit"):
+            return True
+        if word == "/help":
+            print(HELP)
+        elif word == "/clear":
+            self._begin_anew(self._system())
+            print("(forgotten)")
+        elif word == "/system":
+            if rest:
+                self._begin_anew(rest)
+            print(f"(system: {self._system() or 'none'})")
+        elif word == "/save":
+            self._save(rest)
+        else:
+            print(f"({word} is no command: /help lists them; //{word[1:]} sends it as a message)")
+        return False
+
+    def _system(self) -> str:
+        first = self.talk.messages[:1]
+        return first[0]["content"] if first and first[0]["role"] == "system" else ""
+
+    def _begin_anew(self, system: str) -> None:
+        self.talk.messages = [{"role": "system", "content": system}] if system else []
+
+    def _save(self, name: str) -> None:
+        """Write the conversation to a new file, or again to one that was written by this one."""
+        from ..files import replace_file
+
+        path = Path(name).expanduser()
+        if not name:
+            print("(/save FILE: give the name of a file)")
+        elif path.exists() and path.resolve() not in self.saved:
+            print(f"({name} is there already: give another name)")
+        else:
+            try:
+                replace_file(path, json.dumps(self.talk.messages, indent=1, ensure_ascii=False).encode())
+                self.saved.add(path.resolve())
+                print(f"(saved in {name})")
+            except OSError as error:
+                print(f"({name}: {error.strerror}: give another name)")
+            except UnicodeEncodeError:
+                print(f"({name} is no name for a file: give another)")
+
+
+def _typed_turns() -> Iterator[str]:
+    """What a person types or pastes, a turn at a time: prompt_toolkit takes a paste for one."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("escape", "enter")
+    def _(event: Any) -> None:
+        event.current_buffer.insert_text("\n")
+
+    session: PromptSession[str] = PromptSession("You: ", key_bindings=keys)
+    while True:
+        try:
+            yield session.prompt()
+        except EOFError:
+            return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +16,77 @@ from .errors import UsageError
 from .settings import Settings
 from .terminal import say, shows_progress
 
-__all__ = ["Data", "held_out_windows", "is_token_folder", "learn_or_load_tokenizer",
-           "write_tokens"]
+__all__ = ["Data", "TextReader", "held_out_windows", "is_token_folder"]
 
 SAMPLE = 4_000_000  # bytes of text from which a vocabulary is learned and lengths are estimated
 
 
 def is_token_folder(source: Any) -> bool:
+    """Whether a source is a folder that `llmbook tokenize` wrote."""
     return isinstance(source, Path) and (source / "tokens.json").is_file()
 
 
-def _sample(source: Any, column: str) -> tuple[str, int | None]:
-    """The beginning of a source's text, each document with the token that ends it; and the size of the source's files
-    in bytes if there is more of it."""
-    from ..scale.documents import DOCUMENT_END, document_parts, source_files
-    from ..text import END_OF_TEXT
+@dataclass(frozen=True)
+class TextReader:
+    """How the documents of texts are read: the key of the text in JSON Lines, and what separates the documents of a
+    plain text file."""
 
-    files, read, size = source_files(source), [], 0
-    for part in document_parts(source, column):
-        read.append(part.replace(DOCUMENT_END, END_OF_TEXT.encode()).decode("utf-8"))
-        size += len(part)
-        if size > SAMPLE and files:
-            return "".join(read), sum(path.stat().st_size for path in files)
-    return "".join(read), None
+    column: str = "text"
+    separator: str | None = None
 
+    def sample(self, source: Any) -> tuple[list[str], int | None]:
+        """The first documents of a source; and the bytes of all its files if there is more of it."""
+        from ..scale.documents import sample_documents
 
-def learn_or_load_tokenizer(choice: int | str | None, sources: Sequence[Any], column: str) -> Any:
-    """By name or file; learned from the sources if a number; that of the token files if None."""
-    from ..text import load_tokenizer, train_bpe
+        return sample_documents(source, self.column, self.separator, SAMPLE)
 
-    if choice is None:
-        beside = [source / "tokenizer.json" for source in sources if is_token_folder(source)]
-        return load_tokenizer(beside[0] if beside and beside[0].is_file() else "gpt2")
-    if isinstance(choice, str):
-        return load_tokenizer(choice)
-    texts = [_sample(source, column)[0] for source in sources if not is_token_folder(source)]
-    return train_bpe("".join(texts), choice, progress=shows_progress())
+    def tokenizer(self, choice: int | str | None, sources: Sequence[Any]) -> Any:
+        """By name or file; learned from the sources if a number; that of the token files if None."""
+        from ..text import load_tokenizer, train_bpe
 
+        if choice is None:
+            beside = [source / "tokenizer.json" for source in sources if is_token_folder(source)]
+            return load_tokenizer(beside[0] if beside and beside[0].is_file() else "gpt2")
+        if isinstance(choice, str):
+            return load_tokenizer(choice)
+        texts = [source for source in sources if not is_token_folder(source)]
+        if not texts:
+            raise ValueError(f"tokenizer = {choice} is to be learned, but there is no text to learn from, only token "
+                             "files: leave it out, to take theirs")
+        documents = itertools.chain.from_iterable(self.sample(source)[0] for source in texts)
+        return train_bpe(documents, choice, progress=shows_progress())
 
-def write_tokens(source: Any, folder: Path, tokenizer: Any, column: str, processes: int | None = None) -> Any:
-    from ..scale.token_files import TokenFiles, tokenizer_fingerprint, write_token_files
+    def count(self, source: Any, tokenizer: Any) -> tuple[int, bool]:
+        """The tokens of a source, and whether that is exact."""
+        from ..scale.encoding import count_tokens
+        from ..scale.token_shards import TokenFiles
 
-    if is_token_folder(source):
-        files = TokenFiles(source)
-        if files.tokenizer != tokenizer_fingerprint(tokenizer):
-            raise ValueError(f"{source} was made with another tokenizer: set [data] tokenizer to that one")
-        return files
-    if not is_first():
-        return TokenFiles(folder)
-    if processes is None and _sample(source, column)[1] is None:
-        processes = 1  # starting more would take longer than the work
-    return write_token_files(source, folder, tokenizer, column, processes, progress=shows_progress())
+        if is_token_folder(source):
+            return len(TokenFiles(source)), True
+        return count_tokens(source, tokenizer, self.column, self.separator, SAMPLE)
+
+    def write(self, source: Any, folder: Path, tokenizer: Any, processes: int | None = None) -> Any:
+        """The token files of a source, written to `folder` unless it is such files already."""
+        from ..scale.encoding import tokenizer_fingerprint
+        from ..scale.token_files import write_token_files
+        from ..scale.token_shards import TokenFiles
+        from ..text import END_OF_TEXT
+
+        if END_OF_TEXT not in tokenizer.special_tokens_set:
+            known = ", ".join(sorted(tokenizer.special_tokens_set)[:5]) or "none"
+            raise ValueError(f"the tokenizer has no special token {END_OF_TEXT!r} to end documents with (it has "
+                             f"{known}): give a number, to learn one, or gpt2")
+        if is_token_folder(source):
+            files = TokenFiles(source)
+            if files.tokenizer != tokenizer_fingerprint(tokenizer):
+                raise ValueError(f"{source} was made with another tokenizer: set [data] tokenizer to that one")
+            return files
+        if not is_first():
+            return TokenFiles(folder)
+        if processes is None and self.sample(source)[1] is None:
+            processes = 1  # starting more would take longer than the work
+        return write_token_files(source, folder, tokenizer, self.column, processes, progress=shows_progress(),
+                                 separator=self.separator)
 
 
 def held_out_windows(files: Sequence[Any], share: float, context: int, most: int) -> Any:
@@ -99,7 +121,8 @@ class Data:
         if "share" in parts[0] and not sum(part["share"] for part in parts) > 0:
             raise UsageError(f"{place} has shares whose sum is 0: raise at least one")
         self.shares = [part["share"] for part in parts] if "share" in parts[0] else None
-        self.column, self.validation = settings.get("data", "text_column", "text"), settings.get("data", "validation")
+        self.reader = TextReader(settings.get("data", "text_column"), settings.get("data", "separator"))
+        self.validation = settings.get("data", "validation")
         self.sources = [find_source(part["path"], place) for part in parts]
         self.held_out = (find_source(self.validation, settings.place("data", "validation"))
                          if isinstance(self.validation, str) else None)
@@ -122,36 +145,29 @@ class Data:
             time.sleep(0.2)
         if (folder / "tokenizer.json").is_file():
             return load_tokenizer(folder / "tokenizer.json")
-        return learn_or_load_tokenizer(self.settings.get("data", "tokenizer"), self.sources, self.column)
+        return self.reader.tokenizer(self.settings.get("data", "tokenizer"), self.sources)
 
     def count(self, tokenizer: Any) -> tuple[int, str]:
         """Tokens to train on, and how they are known."""
-        from ..scale.token_files import TokenFiles
-
-        total, about = 0, ""
-        for source in self.sources:
-            if is_token_folder(source):
-                total += len(TokenFiles(source))
-                continue
-            text, size = _sample(source, self.column)
-            tokens = len(tokenizer.encode(text, allowed_special="all"))
-            total += tokens if size is None else int(tokens * size / len(text.encode()))
-            about = about if size is None else f", estimated from the first {SAMPLE / 1e6:.0f} MB"
-        return int(total * (1 - (self.validation if isinstance(self.validation, float) else 0))), about
+        counts = [self.reader.count(source, tokenizer) for source in self.sources]
+        about = "" if all(exact for _, exact in counts) else f", estimated from the first {SAMPLE / 1e6:.0f} MB"
+        share = self.validation if isinstance(self.validation, float) else 0
+        return int(sum(tokens for tokens, _ in counts) * (1 - share)), about
 
     def loaders(self, folder: Path, tokenizer: Any, context: int, batch_size: int, seed: int, eval_batches: int,
                 ) -> tuple[Any, list | None]:
         """Endless batches to train on, and the held-out ones. Text becomes token files in `folder` first."""
-        from ..scale.token_files import TokenWindows
+        from ..scale.token_windows import TokenWindows
         from ..text import save_tokenizer
 
         if is_first() and not (folder / "tokenizer.json").is_file():
             folder.mkdir(parents=True, exist_ok=True)
             save_tokenizer(tokenizer, folder / "tokenizer.json")
-        files = [write_tokens(source, folder / f"train-{number}", tokenizer, self.column)
+        files = [self.reader.write(source, folder / f"train-{number}", tokenizer)
                  for number, source in enumerate(self.sources)]
-        others = None if self.held_out is None else write_tokens(self.held_out, folder / "validation", tokenizer,
-                                                                  self.column)
+        others = None
+        if self.held_out is not None:
+            others = self.reader.write(self.held_out, folder / "validation", tokenizer)
         if is_first():
             replace_file(folder / "ready.json", json.dumps(self.settings.values["data"]).encode())
         windows = None

@@ -23,6 +23,7 @@ train = "python-documentation"      # or "twenty-in-hand", the book's story; a t
 validation = 0.05                   # this share is held out; or the path of other text
 tokenizer = 2048                    # learn a byte-pair encoding of 2048 tokens; or "gpt2"; or a tokenizer's file
 # text_column = "text"              # the key of the text in JSON Lines
+# separator = "<|endoftext|>"       # where a text file is cut into documents; a whole file is one if not given
 
 [training]
 max_steps = 500

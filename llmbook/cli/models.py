@@ -100,7 +100,26 @@ def open_model(name: str, tokenizer: str | None = None, device: str | None = Non
     if chosen.n_vocab > model.config.vocab_size:
         raise ValueError(f"the tokenizer has {chosen.n_vocab:,} tokens, {name} knows {model.config.vocab_size:,}: "
                          "they do not belong together, give the tokenizer that it was trained with")
+    if chosen.n_vocab < model.config.vocab_size and not training:
+        _never_write(model, chosen.n_vocab)
     return model, chosen
+
+
+def _never_write(model: Any, n_vocab: int) -> None:
+    """Keep a model, in place, from choosing ids from `n_vocab` on: rows that round its vocabulary up, which stand for
+    no text and were never trained."""
+    from torch import nn
+
+    def without_spare(logits: Any) -> Any:
+        spare = logits[..., n_vocab:]
+        spare.fill_(float("-inf"))
+        return logits
+
+    if isinstance(model.lm_head, nn.Module):
+        model.lm_head.register_forward_hook(lambda layer, inputs, logits: without_spare(logits))
+    else:
+        inner = model.lm_head
+        model.lm_head = lambda hidden: without_spare(inner(hidden))
 
 
 def _device(name: str | None) -> Any:
@@ -246,7 +265,7 @@ _PROBE = ("The clock in the captain's kitchen said 12:45, and nobody (not even M
 
 def _given_tokenizer(name: str, model: str, own: Any, found: FoundModel) -> Any:
     """The tokenizer that --tokenizer names, if it is the one that the model was trained with."""
-    from ..scale.token_files import tokenizer_fingerprint
+    from ..scale.encoding import tokenizer_fingerprint
     from ..text import load_tokenizer
 
     path = Path(name).expanduser()
@@ -272,7 +291,7 @@ def keep_tokenizer(tokenizer: Any, folder: Path, source: str | None = None) -> N
 
     source: the model that it came with, whose files are copied where the book's format cannot hold it.
     """
-    from ..scale.token_files import tokenizer_fingerprint
+    from ..scale.encoding import tokenizer_fingerprint
     from ..text import save_tokenizer
 
     replace_file(folder / "tokenizer_fingerprint.json", json.dumps(

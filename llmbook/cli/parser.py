@@ -85,6 +85,8 @@ def _tokenize(command: Callable[..., Parser]) -> None:
     one.add_argument("--tokenizer", default="gpt2", metavar="NAME_OR_FILE_OR_N",
                      help="gpt2 (if not given), a file, or how many tokens to learn")
     one.add_argument("--text-column", default="text", metavar="KEY", help="the key of the text in JSON Lines (text)")
+    one.add_argument("--separator", metavar="TEXT", help="where a text file is cut into documents, such as "
+                     "'<|endoftext|>'; a whole file is one if not given")
     one.add_argument("--processes", type=_number(int), metavar="N",
                      help="how many work at it; as many as cores if not given")
 

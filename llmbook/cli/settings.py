@@ -63,6 +63,7 @@ class DataSection(Section):
     validation: Annotated[float, Field(gt=0, lt=1)] | Annotated[str, Field(min_length=1)] | None = None
     tokenizer: Annotated[int, Field(ge=257, le=LARGEST)] | Annotated[str, Field(min_length=1)] | None = None
     text_column: str = Field("text", min_length=1)
+    separator: str | None = Field(None, min_length=1)
 
 
 class CheckpointsSection(Section):

@@ -22,9 +22,10 @@ def run(arguments: argparse.Namespace) -> int:
     import_torch()
     from ..text import load_tokenizer, save_tokenizer
     from .corpora import find_source
-    from .data import learn_or_load_tokenizer, write_tokens
+    from .data import TextReader
     from .terminal import say
 
+    reader = TextReader(arguments.text_column, arguments.separator)
     source, folder = find_source(arguments.source, "SOURCE"), Path(arguments.folder).expanduser()
     choice = int(arguments.tokenizer) if arguments.tokenizer.isdigit() else arguments.tokenizer
     kept = folder / "tokenizer.json"
@@ -35,8 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{folder} was begun with a tokenizer of {tokenizer.n_vocab:,} tokens, --tokenizer asks "
                              f"for {choice:,}: give another folder, or --tokenizer {tokenizer.n_vocab}")
     else:
-        tokenizer = learn_or_load_tokenizer(choice, [source], arguments.text_column)
-    files = write_tokens(source, folder, tokenizer, arguments.text_column, arguments.processes)
+        tokenizer = reader.tokenizer(choice, [source])
+    files = reader.write(source, folder, tokenizer, arguments.processes)
     save_tokenizer(tokenizer, kept)
     say(f"{len(files):,} tokens in {len(files.shards)} files in {folder}")
     return 0
@@ -49,6 +50,6 @@ def refuse_foreign(folder: Path) -> None:
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file: give a folder for the token files")
     strangers = sorted(path.name for path in folder.iterdir()
-                       if not path.name.startswith((".", "shard-", "tokens.json")) and path.name != "tokenizer.json")
+                       if not path.name.startswith((".", "shard-", "tokens.json")))
     if strangers:
         raise ValueError(f"{folder} holds {strangers[0]!r}, which is no token file: give an empty or a new folder")

@@ -1,85 +1,105 @@
-"""Other people's settings as our configurations."""
+"""Other people's settings, checked: the types they must have, and whether a name is misspelt."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..gpt import GPTConfig
-from ..llama import LlamaConfig
-from .gguf import GGUFCheckpoint
+__all__ = ["Fraction", "RotarySettings", "Settings", "Size", "read_json", "read_settings"]
 
-
-def _need(settings: Mapping[str, Any], path: Path, **allowed: Sequence[Any]) -> None:
-    """ValueError that names a setting with a value that our models do not have."""
-    for name, values in allowed.items():
-        if name in settings and settings[name] not in values:
-            raise ValueError(f"{path}: {name} = {settings[name]!r} is not supported "
-                             f"(only {' or '.join(map(repr, values))})")
+Size = Annotated[int, Field(ge=1)]
+"""A whole number, at least 1. True is none."""
+Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+"""A number between 0 and 1, such as the number under a norm's root."""
 
 
-def _gpt2_config(settings: Mapping[str, Any], path: Path) -> GPTConfig:
-    """From the config.json of a Hugging Face GPT-2."""
-    size = settings["n_embd"]
-    _need(settings, path, activation_function=("gelu_new", "gelu_pytorch_tanh"),
-          layer_norm_epsilon=(1e-5,), n_inner=(None, 4 * size), scale_attn_weights=(True,),
-          scale_attn_by_inverse_layer_idx=(False,), tie_word_embeddings=(True,),
-          add_cross_attention=(False,))
-    return GPTConfig(settings["vocab_size"], settings["n_positions"], size, settings["n_head"],
-                     settings["n_layer"], dropout=0.0, qkv_bias=True)
+class Settings(BaseModel):
+    """Settings of one family, each with its type. A class of its own says which, and with which defaults.
+
+    Names that it does not know are let through, because files hold many that change nothing. But a name that is almost
+    one of its own, which is missing, is a misspelling, and its value would be lost without a word.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, protected_namespaces=(), validate_by_name=False)
 
 
-def _llama_config(settings: Mapping[str, Any], path: Path) -> LlamaConfig:
-    """From the config.json of a Hugging Face Llama, Mistral or Qwen2."""
-    context, kind = settings["max_position_embeddings"], settings["model_type"]
-    _need(settings, path, hidden_act=("silu",), mlp_bias=(False,), partial_rotary_factor=(1, None))
-    window = settings.get("sliding_window") if settings.get("use_sliding_window", True) else None
-    if window is not None and window < context:
-        raise ValueError(f"{path}: sliding_window = {window} below the context of {context} is not "
-                         "supported: set it to null and max_position_embeddings to at most that")
-    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    rope = {**rope, "rope_type": rope.get("rope_type", rope.get("type", "default"))}
-    _need(rope, path, partial_rotary_factor=(1, None))
-    base = rope.pop("rope_theta", settings.get("rope_theta", 10000.0))
-    bias = settings.get("attention_bias", False)
-    return LlamaConfig(
-        settings["vocab_size"], context, settings["hidden_size"], settings["num_attention_heads"],
-        settings.get("num_key_value_heads") or settings["num_attention_heads"],
-        settings["num_hidden_layers"], settings["intermediate_size"], settings.get("head_dim"),
-        float(base), None if rope["rope_type"] == "default" else rope,
-        settings.get("rms_norm_eps", 1e-6), qkv_bias=bias or kind == "qwen2", out_bias=bias,
-        tie_embeddings=settings.get("tie_word_embeddings", False))
+class RotarySettings(Settings):
+    """`rope_parameters` or `rope_scaling`. Names that are not known are refused, since they may slow the turning."""
+
+    rope_type: str | None = None
+    type: str | None = None  # its name in older files
+    rope_theta: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+    factor: float | None = None
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    original_max_position_embeddings: Size | None = None
+    partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] | None = None
+
+    @property
+    def kind(self) -> str:
+        """How positions are slowed down, as `rotary_frequencies` names it."""
+        return self.rope_type or self.type or "default"
+
+    def scaling(self, original_context: int | None, context: int) -> dict[str, Any] | None:
+        """The `rope_scaling` of our configurations; None if nothing is scaled. It is checked there, too.
+
+        Args:
+            original_context: a setting outside that goes first. context: what the model was trained on if none says.
+        """
+        needed = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+        if self.kind not in needed:
+            raise ValueError(f"rotary scaling {self.kind!r} is not supported: {', '.join(needed)} are")
+        for name, value in (self.model_extra or {}).items():
+            if value is not None:
+                raise ValueError(f"the setting {name!r} = {value!r} of rotary scaling {self.kind!r} is not known: take "
+                                 "it out if it changes nothing")
+        values: dict[str, Any] = {"rope_type": self.kind, **{name: getattr(self, name) for name in needed[self.kind]}}
+        if self.kind == "llama3":
+            values["original_max_position_embeddings"] = (
+                original_context or self.original_max_position_embeddings or context)
+        return None if self.kind == "default" else values
 
 
-def _gguf_config(checkpoint: GGUFCheckpoint, kind: str) -> GPTConfig | LlamaConfig:
-    """From the metadata of a GGUF file."""
-    own = {key.removeprefix(f"{kind}."): value for key, value in checkpoint.metadata.items()
-           if key.startswith(f"{kind}.")}
-    vocab_size = checkpoint.shapes["token_embd.weight"][0]
-    context, size = own["context_length"], own["embedding_length"]
-    heads = own["attention.head_count"]
-    if kind == "gpt2":
-        return GPTConfig(vocab_size, context, size, heads, own["block_count"], dropout=0.0,
-                         qkv_bias=True)
-    if not isinstance(heads, int):
-        raise ValueError(f"attention.head_count = {heads!r} is not supported (only one number)")
-    d_head = own.get("attention.key_length", size // heads)
-    _need(own, checkpoint.path, **{
-        "expert_count": (0,), "rope.dimension_count": (d_head,),
-        "attention.sliding_window": (0, context), "attention.value_length": (d_head,),
-        "rope.scaling.type": ("none", "linear")})
-    scaling = None
-    if own.get("rope.scaling.type") == "linear":
-        scaling = {"rope_type": "linear", "factor": own["rope.scaling.factor"]}
-    if "rope_freqs.weight" in checkpoint.shapes:
-        factors = torch.empty(checkpoint.shapes["rope_freqs.weight"])
-        checkpoint.copy("rope_freqs.weight", factors)
-        scaling = {"rope_type": "factors", "factors": factors.tolist()}
-    return LlamaConfig(
-        vocab_size, context, size, heads, own.get("attention.head_count_kv", heads),
-        own["block_count"], own["feed_forward_length"], d_head, own.get("rope.freq_base", 10000.0),
-        scaling, own["attention.layer_norm_rms_epsilon"],
-        qkv_bias="blk.0.attn_q.bias" in checkpoint.shapes,
-        out_bias="blk.0.attn_output.bias" in checkpoint.shapes,
-        tie_embeddings="output.weight" not in checkpoint.shapes)
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError, with the path, if there is none or a name stands twice in it."""
+    def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"it says {twice[0]!r} twice")
+        return dict(pairs)
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_doubles)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}): download it again") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object: download it again")
+    return found
+
+
+def read_settings(kind: type[Settings], found: Mapping[str, Any]) -> Any:
+    """Settings of a file as an object of the class `kind`.
+
+    Raises ValueError that names a setting which is missing, misspelt, or has a value that our models do not have.
+    """
+    known = {field.alias or name for name, field in kind.model_fields.items()}
+    for name in found:
+        if name not in known and (near := difflib.get_close_matches(str(name), known - set(found), 1, cutoff=0.85)):
+            raise ValueError(f"the setting {name!r} is not known: correct it to {near[0]!r}, or take it out")
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "missing":
+        raise ValueError(f"the setting {name!r} is missing: download the file again")
+    if problem["type"] == "literal_error":
+        raise ValueError(f"{name} = {problem['input']!r} is not supported (only {problem['ctx']['expected']})")
+    value = repr(problem["input"])
+    value = value if len(value) <= 60 else value[:57] + "..."
+    raise ValueError(f"{name} = {value} is not supported ({problem['msg'][0].lower()}{problem['msg'][1:]})")

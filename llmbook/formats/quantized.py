@@ -1,11 +1,12 @@
 """Linear layers with 8 and 4 bits a weight, for inference."""
 
+from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..llama import Llama
+__all__ = ["Int4Linear", "Int8Linear", "four_bit_codes", "quantize"]
 
 
 class Int8Linear(nn.Module):
@@ -34,7 +35,7 @@ class Int8Linear(nn.Module):
         return result if self.bias is None else result + self.bias
 
 
-def _four_bit_codes(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def four_bit_codes(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Codes 0 to 15 of a matrix (out, in), and steps and minima of each 32 numbers of a row.
 
     Number = minimum + step * code. Returns (out, in) int32 and twice (out, in / 32).
@@ -57,7 +58,7 @@ class Int4Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        codes, step, minimum = _four_bit_codes(linear.weight)
+        codes, step, minimum = four_bit_codes(linear.weight)
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)  # two in a byte
         self.register_buffer("weight", packed)
         self.register_buffer("scale", torch.stack([step.T, (minimum + 8 * step).T], dim=2)
@@ -89,6 +90,6 @@ def quantize(model: nn.Module, bits: int = 8) -> nn.Module:
                 small = bits == 4 and module is not model
                 small = small and child.in_features % 32 == 0 and child.out_features % 16 == 0
                 setattr(module, name, (Int4Linear if small else Int8Linear)(child))
-    if isinstance(model, Llama) and model.output is None:  # the tied one: a copy of the embedding
+    if getattr(model, "output", model) is None:  # a Llama's, tied to the embedding: a copy of that
         model.output = Int8Linear(model.token_embedding)
     return model.requires_grad_(False)

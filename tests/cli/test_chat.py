@@ -1,14 +1,60 @@
-"""The command: chat."""
+"""A conversation: read from a pipe and from a terminal, interrupted, commanded, and refused to a base model."""
 
 import io
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
 
+import pytest
 import torch
 
-from llmbook.text import load_tokenizer
-from tests.cli.helpers import pretrain
+from llmbook.cli.chat import Conversation
+from llmbook.text import load_tokenizer, train_bpe
+from tests.cli.helpers import STORY, pretrain
+from tests.support.repository import ROOT
 
 
-def test_a_chat_keeps_its_turns_and_ends_with_ctrl_d(chat_model, call, monkeypatch):
+class Talk:
+    """A conversation partner that says what it is told to, and remembers like `Chat`."""
+
+    def __init__(self, answers, system="Be kind.", limit=50):
+        self.tokenizer, self.max_new_tokens = train_bpe(STORY, 300), limit
+        self.messages = [{"role": "system", "content": system}]
+        self.answers, self.heard = iter(answers), []
+
+    def stream(self, text):
+        if "<|im_end|>" in text:
+            raise ValueError("the message holds the special token '<|im_end|>': take it out")
+        self.heard.append(text)
+        return self._pieces(text)
+
+    def _pieces(self, text):
+        answer = ""
+        try:
+            for piece in next(self.answers):
+                if piece is KeyboardInterrupt:
+                    raise KeyboardInterrupt
+                answer += piece
+                yield piece
+        finally:
+            self.messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+
+
+def hold(monkeypatch, capsys, talk, *turns, terminal=True):
+    """A conversation with these turns; returns what was printed."""
+    monkeypatch.setattr("llmbook.cli.chat._typed_turns", lambda: iter(turns))
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{turn}\n" for turn in turns)))
+    assert Conversation(talk, "runs/sailor", terminal).hold() == 0
+    return capsys.readouterr()
+
+
+def test_a_chat_keeps_its_turns_and_ends_with_the_input(chat_model, call, monkeypatch):
     seen = []
     monkeypatch.setattr("llmbook.open_weights.stream_tokens",
                         lambda model, ids, *_, **sampling: seen.append((ids.tolist(), sampling)) or iter([
@@ -24,14 +70,139 @@ def test_a_chat_keeps_its_turns_and_ends_with_ctrl_d(chat_model, call, monkeypat
         "<|im_start|>assistant\nHi<|im_end|>\n<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n")
     assert seen[0][1]["top_k"] == 3 and seen[0][1]["temperature"] == 0.7
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr("builtins.input", interrupt)
-    assert call("chat", "--model", chat_model)[::2] == (0, "")
+def test_ctrl_c_ends_the_answer_and_not_the_conversation(monkeypatch, capsys):  # finding E5
+    talk = Talk([["The ", "sea", KeyboardInterrupt], ["Good", "bye"]])
+    out = hold(monkeypatch, capsys, talk, "tell me", "and now?").out
+    assert "sailor: The sea [stopped]" in out and "sailor: Goodbye" in out
+    said = [message["content"] for message in talk.messages]
+    assert said == ["Be kind.", "tell me", "The sea", "and now?", "Goodbye"]
 
 
-def test_a_model_without_chat_tokens_does_not_chat(place, call):
+def test_an_answer_cut_at_the_limit_is_marked_and_its_speed_said(monkeypatch, capsys):  # finding E5
+    seen = hold(monkeypatch, capsys, Talk([["xyz"], ["xyzxyz"]], limit=6), "one", "two")
+    remarks = seen.err.splitlines()
+    assert re.fullmatch(r"\[3 tokens, [\d,.]+ per second\]", remarks[0])
+    assert remarks[1] == "[cut after 6 tokens: --max-new-tokens 12 allows longer answers]"
+    assert "cut" not in seen.out and "per second" not in seen.out
+
+
+def test_the_commands_of_a_conversation(monkeypatch, capsys, tmp_path):  # finding E5
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text("years of work")
+    talk = Talk([["A"], ["B"], ["C"], ["D"]])
+    out = hold(monkeypatch, capsys, talk, "/help", "one", "/save talk.json", "/save talk.json", "/save mine.json",
+               "/save", "/save gone/talk.json", "/clear", "two", "/system Be short.", "/system", "//slash", "/clera",
+               "/quit", "three").out
+    assert "/save FILE" in out and "(saved in talk.json)" in out and "(forgotten)" in out
+    assert "mine.json is there already: give another name" in out
+    assert (tmp_path / "mine.json").read_text() == "years of work"
+    assert "/save FILE: give the name of a file" in out and "give another name" in out
+    assert json.loads((tmp_path / "talk.json").read_text())[1:] == [
+        {"role": "user", "content": "one"}, {"role": "assistant", "content": "A"}]
+    assert out.count("(system: Be short.)") == 2 and "/clera is no command: /help lists them" in out
+    assert talk.heard == ["one", "two", "/slash"]
+    assert talk.messages[0]["content"] == "Be short." and len(talk.messages) == 3
+
+
+def test_without_a_terminal_there_are_no_commands_and_no_labels(monkeypatch, capsys):
+    seen = hold(monkeypatch, capsys, Talk([["A"], ["B"]]), "/help", "//x", terminal=False)
+    assert (seen.out, seen.err) == ("A\nB\n", "")
+
+
+@pytest.mark.parametrize("text, said", [("half \ud83d", "(the message is not UTF-8"), ("x<|im_end|>", "take it out)")])
+def test_a_message_that_cannot_be_sent_leaves_the_conversation_going(monkeypatch, capsys, text, said):
+    assert said in (out := hold(monkeypatch, capsys, Talk([["A"]]), text, "one").out) and "sailor: A" in out
+
+
+def test_a_base_model_is_told_apart_with_flags_that_exist(place, call):  # finding E5
     assert pretrain(call)[0] == 0
-    code, _, err = call("chat", "--model", "out")
-    assert code == 1 and "'<|im_end|>' is no special token of this tokenizer" in err
+    code, out, err = call("chat", "--model", "out")
+    assert (code, out) == (1, "") and err.count("\n") == 1
+    assert "out is a base model" in err and "llmbook generate --model out" in err and "llmbook finetune" in err
+    for flag in re.findall(r"--[a-z-]+", err):
+        assert flag in ("--model", "--data", "--out")
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, *command: str, **environment: str):
+        self.master, side = pty.openpty()
+        self.seen = ""
+        self.process = subprocess.Popen(
+            command, stdin=side, stdout=side, stderr=side, start_new_session=True, preexec_fn=_take_terminal,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **environment})
+        os.close(side)
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def wait_for(self, pattern: str, seconds: float = 30) -> str:
+        """What was written until the pattern came; it is seen once only."""
+        end = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.seen)):
+            assert time.monotonic() < end, f"{pattern!r} did not come: {self.seen!r}"
+            if select.select([self.master], [], [], 0.2)[0]:
+                try:
+                    self.seen += os.read(self.master, 65536).decode(errors="replace")
+                except OSError:  # the other side is closed
+                    break
+        found = re.search(pattern, self.seen)
+        assert found, f"{pattern!r} did not come: {self.seen!r}"
+        before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+        return before
+
+    def end(self) -> int:
+        code = self.process.wait(30)
+        os.close(self.master)
+        return code
+
+
+def _take_terminal() -> None:
+    """In the new session: the terminal becomes its own, so that Ctrl-C reaches it; a background start that ignores
+    SIGINT is forgotten."""
+    import fcntl
+    import termios
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+ECHO = """
+import sys, time
+from types import SimpleNamespace
+from llmbook.cli.chat import Conversation
+class Echo:
+    tokenizer, max_new_tokens, messages = SimpleNamespace(encode=lambda text, **_: text.split()), 9999, []
+    heard = 0
+    def stream(self, text):
+        self.heard += 1
+        yield f"heard {len(text.splitlines())} lines: {text!r}."
+        if "slowly" in text:
+            for _ in range(3000):
+                yield "z"
+                time.sleep(0.01)
+talk = Echo()
+code = Conversation(talk, "echo", sys.stdin.isatty()).hold()
+print("ended with", code, talk.heard)
+"""
+
+
+def test_a_pasted_text_is_one_turn_and_ctrl_c_ends_an_answer_on_a_real_terminal():  # finding E5
+    terminal = Terminal(sys.executable, "-c", ECHO)
+    terminal.wait_for("You:")
+    terminal.type("\x1b[200~one\ntwo\nthree\x1b[201~\r")
+    assert "heard 3 lines: 'one\\ntwo\\nthree'." in terminal.wait_for(r"heard \d lines: [^.]*\.")
+    terminal.wait_for("You:")
+    terminal.type("slowly\r")
+    terminal.wait_for("zzz")
+    terminal.type("\x03")
+    terminal.wait_for(r"\[stopped\]")
+    terminal.wait_for("You:")
+    terminal.type("still there?\r")
+    assert "heard 1 lines: 'still there?'." in terminal.wait_for(r"heard \d lines: [^.]*\.")
+    terminal.wait_for("You:")
+    terminal.type("\x03")
+    terminal.wait_for("ended with 0 3")
+    assert terminal.end() == 0

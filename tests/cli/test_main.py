@@ -38,6 +38,7 @@ def test_interruptions_and_closed_pipes_end_quietly(place, call, monkeypatch):
     assert call("generate", "--model", "x", "x") == (130, "", "llmbook: interrupted\n")
 
 
+@pytest.mark.slow
 def test_as_a_program_it_ends_with_the_exit_code_and_bears_a_closed_pipe(chat_model):
     wrong = start("pretrain", "none.toml")
     out, err = wrong.communicate()

@@ -1,11 +1,15 @@
-"""The command: models."""
+"""Which model and tokenizer a name means, and which do not belong together."""
 
 
+import json
+import shutil
+
+from filelock import FileLock
 
 from llmbook.classification import TextClassifier
 from llmbook.text import save_tokenizer, train_bpe
 from llmbook.training import load_model, save_model
-from tests.cli.helpers import FOUR, STORY
+from tests.cli.helpers import FOUR, STORY, pretrain, tree
 
 
 def test_models_that_cannot_write_are_refused(chat_model, call, tmp_path):
@@ -35,3 +39,64 @@ def test_a_tokenizer_that_cannot_be_copied_is_found_again(chat_model, call, tmp_
     assert not (tmp_path / "two" / "model" / "tokenizer.json").exists()
     code, out, _ = call("generate", "--model", "two", "The sea", "--max-new-tokens", 3)
     assert code == 0 and out.startswith("The sea")
+
+
+def test_a_name_that_is_a_folder_here_is_that_folder(place, call):  # finding A10
+    assert pretrain(call, out="gpt2")[0] == 0
+    code, out, err = call("generate", "--model", "gpt2", "The", "--max-new-tokens", 2)
+    assert code == 0 and out.startswith("The"), err
+    (place / "gpt2-large").mkdir()
+    code, out, err = call("generate", "--model", "gpt2-large", "The")
+    assert (code, out) == (1, "") and "gpt2-large" in err and err.count("\n") == 1
+
+
+def test_the_newest_checkpoint_of_a_run_that_goes_on_can_write(place, call):  # finding E5
+    given = ("--set", "checkpoints.every_steps=2", "--set", 'checkpoints.allow=["max_steps"]')
+    assert pretrain(call, *given)[0] == 0
+    finished = call("generate", "--model", "out", "The", "--temperature", 0)[1]
+    shutil.rmtree(place / "out" / "model")
+    note = json.loads((place / "out" / "run.json").read_text())
+    (place / "out" / "run.json").write_text(json.dumps({**note, "finished": None}))
+    with FileLock(place / "out" / ".lock"), FileLock(place / "out" / "checkpoints" / ".lock"):
+        before = tree(place)
+        code, out, err = call("generate", "--model", "out", "The", "--temperature", 0)
+        assert (code, out) == (0, finished) and "the model after step 4, from a checkpoint" in err
+        name = "out/checkpoints/step-00000002"
+        code, out, err = call("generate", "--model", name, "The", "--temperature", 0)
+        assert code == 0 and "the model after step 2, from a checkpoint" in err
+        assert tree(place) == before
+    shutil.rmtree(place / "out" / "checkpoints")
+    code, out, err = call("generate", "--model", "out", "The")
+    assert (code, out) == (1, "") and "neither a model nor a checkpoint yet" in err and "wait" in err
+
+
+def test_spare_ids_of_a_vocabulary_are_never_written(place, call):  # finding A23
+    assert pretrain(call, "--set", "model.vocab_size=2000", "--set", "data.tokenizer=257")[0] == 0
+    code, out, err = call("generate", "--model", "out", "The", "--max-new-tokens", 60, "--temperature", 3, "--seed", 1)
+    assert (code, err) == (0, "") and out.startswith("The")
+
+
+def test_another_models_tokenizer_is_refused(place, call, tokenizer):  # finding A23
+    assert pretrain(call)[0] == 0
+    save_tokenizer(train_bpe(STORY, 280), "smaller.json")
+    save_tokenizer(train_bpe(STORY[::-1], 300), "other.json")
+    for name in ("smaller.json", "other.json"):
+        code, out, err = call("generate", "--model", "out", "--tokenizer", name, "The")
+        assert (code, out) == (1, "") and err.count("\n") == 1
+        assert f"--tokenizer {name} is not the tokenizer" in err and "leave --tokenizer out" in err
+    assert call("generate", "--model", "out", "--tokenizer", "tokenizer.json", "The", "--max-new-tokens", 2)[0] == 0
+    (place / "out" / "model" / "tokenizer.json").unlink()  # its fingerprint is still beside the model
+    code, _, err = call("generate", "--model", "out/model", "--tokenizer", "smaller.json", "The")
+    assert code == 1 and "is not the tokenizer" in err
+    assert call("generate", "--model", "out/model", "--tokenizer", "tokenizer.json", "The")[0] == 0
+
+
+def test_a_device_and_a_number_format_are_chosen_or_refused(chat_model, call):  # finding A20
+    given = ("generate", "--model", chat_model, "The", "--max-new-tokens", 3)
+    assert call(*given, "--device", "cpu", "--dtype", "bfloat16")[0] == 0
+    for device in ("gpu", "cuda:99", "meta", "cpu:x"):
+        code, out, err = call(*given, "--device", device)
+        assert (code, out) == (2, "") and err.count("\n") == 1
+        assert repr(device) in err and "cpu, cuda or mps" in err
+    code, _, err = call(*given, "--dtype", "int3")
+    assert code == 2 and "'int3'" in err and "bfloat16" in err

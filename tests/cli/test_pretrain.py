@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 from llmbook.cli.logs import CsvLog
 from llmbook.gpt import GPT
 from llmbook.training import load_model
@@ -29,6 +31,7 @@ def test_the_example_trains_saves_and_generates(tmp_path, monkeypatch, call):
     assert code == 0 and out.startswith("The clock") and len(out) > len("The clock\n")
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_runs_end_as_an_unbroken_one_does(place, call, monkeypatch):
     steps = ("--max-steps", "60", "--set", "training.eval_every=20", "--set", "checkpoints.every_steps=10")
     assert pretrain(call, *steps, out="whole")[0] == 0
@@ -76,6 +79,8 @@ main(sys.argv[1:])
         assert [row[name] for row in mended] == [row[name] for row in unbroken]
 
 
+@pytest.mark.team
+@pytest.mark.slow
 def test_several_processes_print_and_write_once(place):
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -55,7 +55,7 @@ def test_a_model_that_is_there_is_not_written_over(name, tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"out_bias": True}, "out_bias without qkv_bias: no Hugging Face family has that"),
+    ({"out_bias": True}, "qkv_bias = False, out_bias = True, .*: no Hugging Face family has that together"),
     ({"rope_scaling": {"rope_type": "factors", "factors": [1.0, 1, 1, 2]}}, "rotary scaling by a list of factors"),
 ])
 def test_what_no_family_of_hugging_face_computes(changes, message, tmp_path):

@@ -244,7 +244,7 @@ def test_a_gguf_whose_header_lies_fails_fast(name, tmp_path):
     ({"attention__sliding_window": 32}, "attention.sliding_window = 32 is not supported"),
     ({"rope__scaling__type": "yarn"}, "rope.scaling.type = 'yarn' is not supported (only 'none' or 'linear')"),
     ({"rope__dimension_count": 4}, "rope.dimension_count = 4 is not supported (only 8)"),
-    ({"rope__scaling__type": "linear"}, "the setting 'rope.scaling.factor' is missing"),
+    ({"rope__scaling__type": "linear"}, "rotary scaling 'linear' has factor = None"),
     ({"attention__head_count": [4, 4]}, "attention.head_count"),
     ({"attention__head_count_kv": 3}, "n_heads (4) must be divisible by n_kv_heads (3)"),
 ])
@@ -260,10 +260,10 @@ def test_gguf_settings_that_are_not_supported_are_named(settings, message, tmp_p
 
 
 @pytest.mark.parametrize("before, after, message", [
-    (b"llama", b"gemma", "models of the family 'gemma' are not supported (only gpt2, llama, qwen2)"),
-    (b"llama.block_count", b"llama.block_cownt", "the setting 'block_count' is missing"),
+    (b"llama", b"gemma", "models of the family 'gemma' are not supported: known are gpt2, llama, qwen2"),
+    (b"llama.block_count", b"llama.block_cownt", "'block_cownt' is not known: correct it to 'block_count'"),
     (b"llama.attention.layer_norm_rms_epsilon", b"llama.attention.layer_norm_rms_epsilom",
-     "the setting 'attention.layer_norm_rms_epsilon' is missing"),
+     "correct it to 'attention.layer_norm_rms_epsilon'"),
     (b"token_embd.weight", b"token_embd.wait__", "token_embd.weight"),
     (b"blk.1.attn_q.weight", b"blk.1.attn_z.weight", "missing blk.1.attn_q.weight; unknown blk.1.attn_z.weight"),
     (b"gpt-2", b"gpt-9", "its tokenizer ('gpt2', 'gpt-9') is not supported (only 'gpt2' with gpt-2, smollm, llama-bpe"),

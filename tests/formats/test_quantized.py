@@ -7,7 +7,7 @@ from torch import nn
 
 from llmbook.assets import fetch
 from llmbook.formats.gguf import GGUFCheckpoint
-from llmbook.formats.quantized import Int4Linear, Int8Linear, _four_bit_codes, quantize
+from llmbook.formats.quantized import Int4Linear, Int8Linear, four_bit_codes, quantize
 from llmbook.generation import generate
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.training import save_model
@@ -68,7 +68,7 @@ def test_int4_computes_with_the_codes_of_the_file():
     first, row_bytes = checkpoint._places[name]
     packed = np.fromfile(checkpoint.path, np.uint8, len(weight) * row_bytes, offset=first).reshape(-1, 20)[:, 4:]
     theirs = np.concatenate([packed & 15, packed >> 4], axis=1).reshape(weight.shape)
-    codes, step, minimum = _four_bit_codes(weight)
+    codes, step, minimum = four_bit_codes(weight)
     assert np.array_equal(codes.numpy(), theirs)
     again = minimum[..., None] + step[..., None] * codes.unflatten(1, (-1, 32))
     assert torch.allclose(again.flatten(1), weight, atol=1e-6)

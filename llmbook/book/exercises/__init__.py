@@ -4,8 +4,17 @@ A check takes the reader's function, tries it and prints one of three lines: not
 wrong), or solved. It never raises, so an unsolved exercise does not stop a notebook.
 """
 
+import ast
+import dis
+import inspect
+import linecache
+import sys
+import textwrap
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import wraps
+from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -40,12 +49,17 @@ def exercise(number: str, praise: str) -> Callable[[Callable[..., None]], Callab
                 if any(answer is None or answer is ... for answer in answers):
                     raise NotImplementedError
                 verify(*answers)
-            except NotImplementedError:
-                print(f"Exercise {number}: not started. Replace the stub above and run this cell again.")
+            except NotImplementedError as error:
+                finished = _is_ours(error.__traceback__) and not any(map(_is_unfinished, answers))
+                if finished and _returned_nothing(verify, answers):
+                    print(f"Exercise {number}: not yet. Your function returned nothing: did you forget `return`?")
+                else:
+                    print(f"Exercise {number}: not started. Replace the stub above and run this cell again.")
             except Wrong as problem:
                 print(f"Exercise {number}: not yet. {problem}")
             except Exception as error:  # the reader's own code failed: say so without a page of traceback
-                print(f"Exercise {number}: not yet. Your code stopped with {type(error).__name__}: {error}")
+                print(f"Exercise {number}: not yet. Your code stopped with {type(error).__name__}: {error}"
+                      f"{_place(error.__traceback__, answers)}")
             else:
                 print(f"Exercise {number}: solved. {praise}")
 
@@ -53,6 +67,66 @@ def exercise(number: str, praise: str) -> Callable[[Callable[..., None]], Callab
         return check
 
     return decorate
+
+
+def _is_ours(trace: TracebackType | None) -> bool:
+    """Whether an error was raised by a check, which had got nothing, and not by the reader's code, such as a stub."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent
+
+
+def _is_unfinished(answer: Any) -> bool:
+    """Whether an answer is missing, or a function or class whose text still has the stub's `...`, or does nothing."""
+    if answer is None or answer is ...:
+        return True
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(answer)))
+    except (OSError, TypeError, SyntaxError):  # its text is not kept, or begins within a line, as a lambda's may
+        tree = ast.Module([], [])
+    left = [node.value for node in ast.walk(tree) if isinstance(node, (ast.Expr, ast.Return))]
+    if any(isinstance(value, ast.Constant) and value.value is ... for value in left):
+        return True
+    code = getattr(answer, "__code__", None)
+    nothing = {"RESUME", "NOP", "LOAD_CONST", "POP_TOP", "RETURN_VALUE", "RETURN_CONST", "COPY_FREE_VARS",
+               "LOAD_DEREF"}
+    return code is not None and {step.opname for step in dis.get_instructions(code)} <= nothing
+
+
+def _returned_nothing(verify: Callable[..., None], answers: tuple) -> bool:
+    """Whether the last thing that the reader's code handed back was None, and not, say, a list with a place left open.
+
+    It runs once more for that, watched; checks draw the same numbers each time.
+    """
+    codes, last = set(), []
+    for answer in answers:
+        functions = vars(answer).values() if inspect.isclass(answer) else [answer]
+        codes |= {function.__code__ for function in functions if hasattr(function, "__code__")}
+
+    def watch(frame: FrameType, event: str, value: Any) -> None:
+        if event == "return" and frame.f_code in codes:
+            last[:] = [value]
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        with suppress(Exception):
+            verify(*answers)
+    finally:
+        sys.setprofile(before)
+    return bool(last) and last[0] is None
+
+
+def _place(trace: TracebackType | None, answers: tuple) -> str:
+    """The last line that ran in the reader's own file or cell, in brackets; nothing if there is none."""
+    files = {answer.__code__.co_filename for answer in answers if hasattr(answer, "__code__")}
+    place = ""
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename in files:
+            text = linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno).strip()
+            place = f" (line {trace.tb_lineno}{f': `{text}`' if text else ''})"
+        trace = trace.tb_next
+    return place
 
 
 def expect(condition: bool, message: str) -> None:

@@ -1,0 +1,77 @@
+"""Why a training step's numbers are not finite: looked up when it happens, so that the error names the likely cause."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .devices import own_part
+
+__all__ = ["explain_bad_logits", "explain_not_finite"]
+
+
+def explain_not_finite(model: nn.Module, parts: Sequence[Sequence[Tensor]], counts: Sequence[int], loss: float,
+                       norm: float, earlier: Sequence[dict[str, float]], learning_rate: float) -> str:
+    """One line on a step whose loss or gradient norm is nan or infinite, before any weight was touched.
+
+    Args:
+        model: as it was before the step.
+        parts, counts: the step's batches, and how many targets each counts.
+        loss, norm: what was found.
+        earlier: the records of the steps before, as in `llmbook.training.History`.
+        learning_rate: the setting that a line may advise to lower.
+    """
+    found = f"step {len(earlier) + 1}: loss {loss:g}, gradient norm {norm:g}: "
+    lower = f"lower the learning_rate ({learning_rate:g})"
+    if weight := _first_not_finite(model):
+        if not earlier:
+            return found + f"the weights {weight} were so before the training began: load or build the model anew"
+        return found + f"the weights {weight} are no longer finite after the last update: {lower}"
+    for tensor in (tensor for part in parts for tensor in part):
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            return found + f"the batch holds {_kind(tensor)} in a tensor of {tuple(tensor.shape)}: clean the data"
+    if not math.isfinite(loss) and 0 in counts:
+        return found + "a batch has no target that counts (all are -100), where a loss function must give 0"
+    if not earlier:
+        return found + ("no update was made yet, so this is not the learning rate: look at this batch, at the loss "
+                        f"function and at the model's sizes{_epsilon(model)}")
+    lowest, last = min(record["loss"] for record in earlier), earlier[-1]["loss"]
+    if last > 1.5 * max(lowest, 0.1):
+        return found + f"the loss had risen from {lowest:.3g} to {last:.3g}: {lower}"
+    return found + (f"the loss was {last:.3g} a step before, so look at this batch and the loss function first; if "
+                    f"other batches do it too, {lower}")
+
+
+def explain_bad_logits(model: nn.Module, logits: Tensor, tokens: int) -> str:
+    """One line on logits (batch, vocab_size) after so many tokens from which no token can be chosen."""
+    bad = logits[~logits.amax(dim=-1).isfinite()][0]
+    kind = "nan" if bool(bad.isnan().any()) else "inf" if bool((bad == torch.inf).any()) else "all -inf"
+    found = f"the model's logits after {tokens} tokens are {kind}: "
+    if weight := _first_not_finite(model):
+        return found + f"its weights {weight}, so load or train the model anew"
+    dtype = str(logits.dtype).removeprefix("torch.")
+    return found + (f"its weights are finite, so a number overflowed in {dtype}: load it with dtype=torch.float32, or "
+                    "look at its configuration")
+
+
+def _first_not_finite(model: nn.Module) -> str:
+    """The name of a weight or buffer that holds nan or inf, and which; "" if none does."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        own = own_part(tensor.detach())
+        if own.is_floating_point() and not bool(own.isfinite().all()):
+            return f"{name} (they hold {_kind(own)})"
+    return ""
+
+
+def _kind(tensor: Tensor) -> str:
+    return "nan" if bool(torch.isnan(tensor).any()) else "inf"
+
+
+def _epsilon(model: nn.Module) -> str:
+    config: Any = getattr(model, "config", None)
+    epsilon = getattr(config, "norm_eps", None)
+    return "" if epsilon is None else f" (its norm_eps is {epsilon:g})"

@@ -223,6 +223,7 @@ def test_ruff_finds_nothing():
 
 # --- README and CI -----------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_the_readme_names_every_chapter_and_its_examples_run(tmp_path, monkeypatch):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in NOTEBOOKS:

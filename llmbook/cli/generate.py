@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import types
 from typing import Any
 
 from .errors import UsageError
@@ -41,7 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _pieces(tokens: Any, tokenizer: Any, ends: list[int]) -> Any:
-    from ..open_weights import _decode
+    from ..formats.decoding import TextStream
 
-    before_end = itertools.takewhile(lambda token: int(token) not in ends, tokens)
-    return _decode(before_end, types.SimpleNamespace(tokenizer=tokenizer, stop=None))
+    text = TextStream(tokenizer)
+    for token in itertools.takewhile(lambda token: int(token) not in ends, tokens):
+        yield text.push(token)
+    yield text.finish()

@@ -137,7 +137,8 @@ def gguf_of(kind: str, path: Path, **settings) -> Path:
     vocab |= {token: entry["id"] for token, entry in added.items()}
     tokens = sorted(vocab, key=vocab.get)
     writer = gguf.GGUFWriter(path, {"gemma": "gemma3", "qwen2": "qwen2", "gpt2": "gpt2"}.get(kind, "llama"))
-    types = [(3 if added[token]["special"] else 4) if token in added else 6 if token in BYTES else 1 for token in tokens]
+    types = [(3 if added[token]["special"] else 4) if token in added else 6 if token in BYTES else 1
+             for token in tokens]
     writer.add_tokenizer_model("gpt2" if kind in PRE else "llama")
     if kind in PRE:
         writer.add_tokenizer_pre(PRE[kind])

@@ -13,7 +13,7 @@ from llmbook.formats.gguf import GGUFCheckpoint
 from llmbook.generation import stream
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.open_weights import Chat, format_chat, load_pretrained
-from tests.support.pretrained import SMALL, shaken
+from tests.support.pretrained import shaken
 from tests.support.tokenizer_files import trained_tokenizer, with_tokenizer
 
 transformers = pytest.importorskip("transformers")

@@ -160,12 +160,15 @@ def inference_dtype(device: torch.device | str) -> torch.dtype:
     return torch.bfloat16 if on_gpu and has_native_bfloat16(device) else torch.float32
 
 
+_DROPOUTS = {torch.dropout, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+
+
 class _DropoutOff(TorchFunctionMode):
     """Makes dropout do nothing, in this thread, whatever mode the layers are in."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        if func is F.dropout:
+        if func in _DROPOUTS:
             return args[0] if args else kwargs["input"]
         if func is F.scaled_dot_product_attention and "dropout_p" in kwargs:
             kwargs["dropout_p"] = 0.0
@@ -185,6 +188,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def without_dropout(model: nn.Module) -> AbstractContextManager:
-    """The context in which a model computes as in evaluation mode. The model itself is not touched, so that two
-    callers, or two threads, cannot switch dropout on or off for each other."""
-    return _DropoutOff() if model.training else nullcontext()
+    """The context in which a model's dropout does nothing, as in evaluation mode. The model itself is not touched, so
+    that two callers, or two threads, cannot switch dropout on or off for each other."""
+    return _DropoutOff() if any(module.training for module in model.modules()) else nullcontext()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .devices import own_part
 
-__all__ = ["explain_not_finite"]
+__all__ = ["explain_bad_logits", "explain_not_finite"]
 
 
 def explain_not_finite(model: nn.Module, parts: Sequence[Sequence[Tensor]], counts: Sequence[int], loss: float,
@@ -44,6 +44,18 @@ def explain_not_finite(model: nn.Module, parts: Sequence[Sequence[Tensor]], coun
         return found + f"the loss had risen from {lowest:.3g} to {last:.3g}: {lower}"
     return found + (f"the loss was {last:.3g} a step before, so look at this batch and the loss function first; if "
                     f"other batches do it too, {lower}")
+
+
+def explain_bad_logits(model: nn.Module, logits: Tensor, tokens: int) -> str:
+    """One line on logits (batch, vocab_size) after so many tokens from which no token can be chosen."""
+    bad = logits[~logits.amax(dim=-1).isfinite()][0]
+    kind = "nan" if bool(bad.isnan().any()) else "inf" if bool((bad == torch.inf).any()) else "all -inf"
+    found = f"the model's logits after {tokens} tokens are {kind}: "
+    if weight := _first_not_finite(model):
+        return found + f"its weights {weight}, so load or train the model anew"
+    dtype = str(logits.dtype).removeprefix("torch.")
+    return found + (f"its weights are finite, so a number overflowed in {dtype}: load it with dtype=torch.float32, or "
+                    "look at its configuration")
 
 
 def _first_not_finite(model: nn.Module) -> str:

@@ -1,7 +1,13 @@
 """Sampling: which tokens stay, the cache, stop tokens, seeds, bad arguments."""
 
+import gc
+import math
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmbook.generation import filter_logits, generate, stream
 from llmbook.gpt import GPT, GPTConfig
@@ -137,7 +143,7 @@ def test_rows_that_have_ended_are_not_computed(stop_tokens, computed):
     assert model.computed == computed
 
 
-def test_a_row_with_all_its_new_tokens_is_not_computed_while_longer_ones_go_on(model, monkeypatch):
+def test_unequal_prompts_are_read_in_one_pass(model, monkeypatch):
     def counted(ids, cache):
         computed.append(len(ids))
         return hidden_states(ids, cache)
@@ -145,7 +151,7 @@ def test_a_row_with_all_its_new_tokens_is_not_computed_while_longer_ones_go_on(m
     computed, hidden_states = [], model.hidden_states
     monkeypatch.setattr(model, "hidden_states", counted)
     rows = generate(model, [torch.tensor([2]), torch.tensor([3, 1, 4, 1, 5])], 3, temperature=0)
-    assert computed == [2, 2, 2, 1, 1, 1, 1] and [len(row) for row in rows] == [4, 8]
+    assert computed == [2, 2, 2] and [len(row) for row in rows] == [4, 8]  # no pass for a part of a prompt (A19)
 
 
 def test_many_rows_that_end_at_different_times_get_what_each_gets_alone(model):
@@ -154,9 +160,8 @@ def test_many_rows_that_end_at_different_times_get_what_each_gets_alone(model):
     for limit in (6, 20):  # within the context of 12, and beyond
         for stops in ([], [3, 7], range(0, 23, 2)):
             together = generate(model, prompts, limit, temperature=0, stop_tokens=stops)
-            if limit == 6:
-                alone = [generate(model, each[None], limit, temperature=0, stop_tokens=stops)[0] for each in prompts]
-                assert all(map(torch.equal, together, alone))
+            alone = [generate(model, each[None], limit, temperature=0, stop_tokens=stops)[0] for each in prompts]
+            assert all(map(torch.equal, together, alone))
             for prompt, row in zip(prompts, together, strict=True):
                 new = row[len(prompt):].tolist()
                 assert torch.equal(row[: len(prompt)], prompt) and 0 < len(new) <= limit
@@ -181,6 +186,160 @@ def test_dropout_is_off_and_the_mode_is_restored(model):
     assert model.training
 
 
+# --- the model is only lent (finding A12) --------------------------------------------------------------------------
+
+def test_two_streams_at_once_do_not_switch_dropout_on_for_each_other(model):
+    """Finding A12: the first that ended used to put the model back into training mode under the other's feet."""
+    expected = generate(model, PROMPT, 8, temperature=0)[:, 3:]
+    model.train()
+    first, second = (stream(model, PROMPT, count, temperature=0) for count in (3, 8))
+    tokens = [next(second), next(first), next(second)]
+    del tokens[1]
+    list(first)  # to its end
+    del first
+    gc.collect()
+    tokens += list(second)
+    assert torch.equal(torch.stack(tokens, 1), expected)
+    assert all(module.training for module in model.modules())
+    torch.manual_seed(0)
+    inputs = torch.ones(1000)
+    assert (torch.nn.functional.dropout(inputs) == 0).any()  # nor is dropout off for anybody else
+
+
+def test_threads_that_write_with_one_model_in_training_mode(model):
+    expected = [generate(model, PROMPT[row : row + 1], 9, temperature=0) for row in (0, 1)]
+    model.train()
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda row: generate(model, PROMPT[row : row + 1], 9, temperature=0), [0, 1] * 20))
+    assert all(torch.equal(each, expected[row % 2]) for row, each in enumerate(found))
+    assert all(module.training for module in model.modules())
+
+
+def test_dropout_is_off_where_only_a_part_is_in_training_mode(model):
+    expected = generate(model, PROMPT, 5, temperature=0)
+    model.blocks[1].train()
+    assert torch.equal(generate(model, PROMPT, 5, temperature=0), expected)
+    assert not model.training and model.blocks[1].training
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5), count=st.integers(0, 16),
+       stops=st.sets(st.integers(0, 22), max_size=4), training=st.booleans(), seed=st.integers(0, 10**6))
+def test_unequal_prompts_equal_each_alone(lengths, count, stops, training, seed):
+    """Finding A19, within the context of 12 and beyond: padding, rows that leave and later halves change nothing."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=23, context_length=12, d_model=16, n_heads=2, n_layers=2, dropout=0.3))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    generator = torch.Generator().manual_seed(seed)
+    prompts = [torch.randint(23, (length,), generator=generator) for length in lengths]
+    model.eval()
+    alone = [generate(model, prompt[None], count, temperature=0, stop_tokens=stops)[0] for prompt in prompts]
+    model.train(training)
+    together = generate(model, prompts, count, temperature=0, stop_tokens=stops)
+    assert all(map(torch.equal, together, alone))
+
+
+def test_stream_takes_unequal_prompts_too(model):
+    prompts = [torch.tensor([3, 1, 4, 1, 5]), torch.tensor([2])]
+    columns = torch.stack(list(stream(model, prompts, 4, temperature=0)), dim=1)
+    rows = generate(model, prompts, 4, temperature=0)
+    assert columns.tolist() == [rows[0][5:].tolist(), rows[1][1:].tolist()]
+
+
+def test_a_prompt_that_is_to_be_sampled_several_times_is_read_once(model, monkeypatch):
+    shapes, hidden_states = [], model.hidden_states
+    monkeypatch.setattr(model, "hidden_states", lambda ids, c: shapes.append(ids.shape) or hidden_states(ids, c))
+    rows = generate(model, PROMPT[:1].expand(5, -1), 6, seed=0)
+    assert shapes == [(1, 3), *[(5, 1)] * 5] and len({tuple(row) for row in rows.tolist()}) > 1
+    one = generate(model, PROMPT[:1], 6, temperature=0)
+    assert torch.equal(generate(model, PROMPT[:1].expand(5, -1), 6, temperature=0), one.expand(5, -1))
+
+
+# --- a cache that is handed in ------------------------------------------------------------------------------------
+
+def test_a_conversation_reads_only_what_is_new(model, monkeypatch):
+    """Finding A19: the turns before are in the cache; a changed text goes back to where it still agrees."""
+    read, hidden_states = [], model.hidden_states
+    cache = model.new_cache(1)
+    first = generate(model, PROMPT[:1], 3, temperature=0, cache=cache)
+    assert cache.length == 5  # the last token has not been read yet
+    monkeypatch.setattr(model, "hidden_states", lambda ids, c: read.append(ids.shape[1]) or hidden_states(ids, c))
+    longer = torch.cat([first, torch.tensor([[9, 2]])], dim=1)
+    second = generate(model, longer, 3, temperature=0, cache=cache)
+    assert read == [3, 1, 1]
+    monkeypatch.undo()
+    assert torch.equal(second, generate(model, longer, 3, temperature=0))
+    other = second[:, :7].clone()
+    other[0, 6] = (other[0, 6] + 1) % 23
+    cache.rewind(6)
+    assert torch.equal(generate(model, other, 3, temperature=0, cache=cache), generate(model, other, 3, temperature=0))
+
+
+def test_a_cache_that_runs_full_stays_a_prefix_of_the_text(model):
+    cache = model.new_cache(1)
+    out = generate(model, PROMPT[:1], 20, temperature=0, cache=cache)
+    assert torch.equal(out, generate(model, PROMPT[:1], 20, temperature=0)) and cache.length == 12
+    cache.rewind(8)
+    again = generate(model, out[:, :10], 2, temperature=0, cache=cache)
+    assert torch.equal(again, generate(model, out[:, :10], 2, temperature=0))
+
+
+def test_rows_with_a_cache_are_not_dropped_under_its_owner(model):
+    cache = model.new_cache(2)
+    greedy = generate(model, PROMPT, 6, temperature=0)
+    out = generate(model, PROMPT, 6, temperature=0, cache=cache, stop_tokens=[int(greedy[0, 3])])
+    assert len(cache.keys[0]) == 2 and out.shape[0] == 2 and out[0, 3] == greedy[0, 3]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda cache: None, r"holds 5 tokens and the prompt has 3: cache.rewind\(2\)"),
+    (lambda cache: cache.rewind(3), r"cache.rewind\(2\) first"),
+    (lambda cache: (cache.rewind(0), setattr(cache, "max_tokens", 4)), "room for 4 tokens and 6 are needed"),
+    (lambda cache: setattr(cache, "padding", torch.tensor([1])), "without padding"),
+])
+def test_a_cache_that_does_not_fit_is_refused(model, change, message):
+    cache = model.new_cache(1)
+    generate(model, PROMPT[:1], 3, cache=cache)
+    change(cache)
+    with pytest.raises(ValueError, match=message):
+        stream(model, PROMPT[:1], 3, cache=cache)
+
+
+# --- numbers that are none (finding A11) --------------------------------------------------------------------------
+
+@pytest.mark.parametrize("temperature", [0, 1e-6, 1.0])
+@pytest.mark.parametrize("value, kind", [(math.nan, "nan"), (math.inf, "inf|nan")])
+def test_logits_that_are_not_numbers_are_named(model, value, kind, temperature):
+    with torch.no_grad():
+        model.final_norm.bias[0] = value
+    with pytest.raises(FloatingPointError, match=rf"after 3 tokens are ({kind}): its weights final_norm.bias"):
+        generate(model, PROMPT, 3, temperature=temperature)
+
+
+def test_logits_that_overflow_are_named(model, monkeypatch):
+    monkeypatch.setattr(model, "lm_head", lambda hidden: torch.full((2, 23), math.nan))
+    with pytest.raises(FloatingPointError, match="weights are finite, .* overflowed in float32: load it with dtype="):
+        generate(model, PROMPT, 3)
+
+
+def test_the_lowest_temperature_is_greedy_and_scores_of_minus_infinity_are_never_chosen(model, monkeypatch):
+    assert torch.equal(generate(model, PROMPT, 9, temperature=1e-6), generate(model, PROMPT, 9, temperature=0))
+    logits = torch.full((2, 23), -math.inf)
+    logits[:, 4] = -3e38  # a number, though a small one
+    monkeypatch.setattr(model, "lm_head", lambda hidden: logits)
+    assert generate(model, PROMPT, 4, temperature=0.5)[:, 3:].eq(4).all()
+
+
+def test_spare_ids_are_never_chosen(model):
+    """Finding A23: a model may have more ids than its tokenizer has tokens."""
+    with torch.no_grad():
+        model.token_embedding.weight[15:] *= 10
+    assert generate(model, PROMPT, 9, temperature=0)[:, 3:].max() >= 15
+    assert generate(model, PROMPT, 9, temperature=0, vocab_size=15)[:, 3:].max() < 15
+    assert generate(model, PROMPT, 9, seed=0, vocab_size=15)[:, 3:].max() < 15
+
+
 def test_nothing_to_generate_returns_the_prompt(model):
     assert torch.equal(generate(model, PROMPT, 0), PROMPT)
 
@@ -191,7 +350,18 @@ def test_nothing_to_generate_returns_the_prompt(model):
     (torch.zeros(1, 13, dtype=torch.long), {}, "13 tokens exceed the context_length of 12"),
     (torch.tensor([[23]]), {}, "token id 23 is outside the vocabulary of 23"),
     (torch.tensor([[-1]]), {}, "token id -1 is outside"),
+    (torch.zeros(1, 2), {}, "token_ids are torch.float32: give whole numbers"),
+    ("text", {}, "token_ids are a str: encode the text first"),
     (PROMPT, {"temperature": -0.1}, "temperature is -0.1"),
+    (PROMPT, {"temperature": math.nan}, "temperature is nan"),  # finding A11
+    (PROMPT, {"temperature": math.inf}, "temperature is inf"),
+    (PROMPT, {"temperature": 1e-40}, "temperature is 1e-40: it must be 0"),
+    (PROMPT, {"top_k": 2.5}, "top_k is 2.5"),
+    (PROMPT, {"top_p": math.nan}, "top_p is nan"),
+    (PROMPT, {"vocab_size": 0}, "vocab_size is 0"),
+    (PROMPT, {"max_new_tokens": 2.0}, "max_new_tokens is 2.0"),
+    (PROMPT, {"stop_tokens": [1.5]}, r"stop_tokens are \[1.5\]"),
+    (PROMPT, {"stop_tokens": 5}, "stop_tokens are 5: give a list"),
     (PROMPT, {"top_k": 0}, "top_k is 0"),
     (PROMPT, {"top_p": 0.0}, "top_p is 0.0"),
     (PROMPT, {"top_p": 1.1}, "top_p is 1.1"),

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-import sys
 import sysconfig
 from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from types import ModuleType
 
@@ -19,16 +19,17 @@ _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib
 
 
 def data_folder() -> Path:
-    """The folder of texts that the book ships: `data/` beside the package, or where an installed wheel put it.
+    """The folder of texts that the book ships: `llmbook/data` where a wheel was installed, and `data/` beside the
+    package in a clone, installed as editable or not.
 
     Raises:
         FileNotFoundError: if neither is there.
     """
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / "data", Path(sys.prefix) / "share" / "llmbook" / "data"):
+    package = Path(str(resources.files("llmbook")))
+    for folder in (package / "data", package.parent / "data"):
         if (folder / "README.md").is_file():
             return folder
-    raise FileNotFoundError(f"no data folder beside {package}: install llmbook from a clone, `pip install -e .`")
+    raise FileNotFoundError(f"no data folder in or beside {package}: install llmbook again, `pip install .` in a clone")
 
 
 def python_documentation() -> list[str]:

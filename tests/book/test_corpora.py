@@ -1,7 +1,9 @@
 """The texts that the chapters train on, and the door between them and the code."""
 
+import os
 import pydoc_data.topics
 import re
+import subprocess
 import sys
 from hashlib import sha256
 
@@ -9,6 +11,7 @@ import pytest
 
 from llmbook.book import corpora
 from llmbook.text import read_text
+from tests.support.repository import ROOT
 
 
 def test_the_story_is_what_its_card_says():
@@ -34,12 +37,35 @@ def test_the_story_is_clean_prose():
 
 
 def test_missing_data_folder_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(corpora, "__file__", str(tmp_path / "llmbook" / "book" / "corpora.py"))
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="pip install -e"):
+    monkeypatch.setattr(corpora.resources, "files", lambda package: tmp_path / package)
+    with pytest.raises(FileNotFoundError, match=r"no data folder in or beside .*: .*pip install \."):
         corpora.data_folder()
 
 
+FIND_DATA = "from llmbook.book.corpora import data_folder as f; print(f() / 'twenty_in_hand.txt')"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_the_data_is_found_wherever_the_package_is_installed(tmp_path, kind):
+    """In a clone: every other test. Here: from a folder outside it, from what pip installed."""
+    backend = "from hatchling.build import build_{} as build; print(build({!r}))"
+    built = subprocess.run([sys.executable, "-c", backend.format(kind, str(tmp_path))], cwd=ROOT, text=True, check=True,
+                           capture_output=True)
+    wheel, target = tmp_path / built.stdout.split()[-1], tmp_path / "installed"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target,
+                    wheel], check=True, capture_output=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    start = f"import site; site.addsitedir({str(target)!r}); import sys; sys.path.insert(0, sys.path.pop()); "
+    found = subprocess.run([sys.executable, "-c", start + FIND_DATA], cwd=tmp_path, text=True, check=True,
+                           env=environment, capture_output=True)
+    inside = target / "llmbook" / "data" if kind == "wheel" else ROOT / "data"
+    assert found.stdout.split() == [str(inside / "twenty_in_hand.txt")]
+    assert {path.name for path in inside.iterdir()} == {path.name for path in (ROOT / "data").iterdir()}
+    assert not (target / "llmbook").exists() or kind == "wheel", "a copy of the data would go stale"
+
+
+@pytest.mark.slow  # it parses the standard library
 def test_python_documentation_is_large_unique_and_in_a_fixed_order():
     documents = corpora.python_documentation()
     assert sum(map(len, documents)) > 1_500_000

@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from llmbook.extras import load_extra
 from llmbook.open_weights import Chat
 from tests.support.repository import CHAPTERS, NOTEBOOKS, PYPROJECT, ROOT, code_cells, is_generated, modules
 
@@ -112,13 +113,34 @@ def test_requirements_pin_exactly_and_end_with_the_package():
 
 
 def test_pyproject_has_loose_bounds_that_the_pins_meet():
-    for line in PYPROJECT["project"]["dependencies"]:
+    for line in [*PYPROJECT["project"]["dependencies"], *optional()]:
+        if line.startswith("tensorboard"):
+            continue
         bound = Requirement(line)
         assert [s.operator for s in bound.specifier] == [">="], f"{line}: a lower bound only"
         assert bound.name.lower() in pins(), f"{bound.name} is not in requirements.txt"
         for requirement in pins()[bound.name.lower()]:
             version = next(iter(requirement.specifier)).version
             assert bound.specifier.contains(version), f"{bound} excludes the pinned {version}"
+
+
+def optional() -> list[str]:
+    return [line for lines in PYPROJECT["project"]["optional-dependencies"].values() for line in lines]
+
+
+def test_the_lowest_versions_are_written_down_to_be_tested():
+    # finding A16: a bound that nobody installs is a guess; the job "oldest" installs these
+    oldest = [Requirement(line) for line in (ROOT / "tests" / "oldest.txt").read_text().splitlines()
+              if not line.startswith("#")]
+    bounds = [Requirement(line) for line in [*PYPROJECT["project"]["dependencies"], *optional()]]
+    for bound in bounds:
+        if bound.name == "tensorboard":
+            continue  # only written to, through PyTorch
+        low = next(iter(bound.specifier)).version
+        pinned = [next(iter(line.specifier)).version for line in oldest if line.name == bound.name]
+        assert any(version == low or version.startswith(f"{low}.") for version in pinned), f"{bound}: {pinned}"
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]["oldest"]
+    assert any("tests/oldest.txt" in step.get("run", "") for step in job["steps"])
 
 
 def test_conda_uses_the_same_list():
@@ -133,12 +155,17 @@ def test_conda_uses_the_same_list():
 
 # The name to look for in requirements.txt: another spelling, or what brings the module along.
 IMPORT_NAMES = {"yaml": "pyyaml", "tiktoken_ext": "tiktoken", "cycler": "matplotlib", "IPython": "ipykernel",
-                "jupyter_client": "ipykernel", "packaging": "pytest", "sklearn": "scikit-learn"}
+                "jupyter_client": "ipykernel", "packaging": "pytest", "_pytest": "pytest",
+                "sklearn": "scikit-learn"}
 
 
 def imported(tree: ast.AST) -> set[str]:
-    names = set()
+    """Packages that a module or cell imports, what only type checkers read left out."""
+    names, for_types = set(), set()
     for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for_types |= {inner for line in node.body for inner in ast.walk(line)}
+    for node in set(ast.walk(tree)) - for_types:
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -150,20 +177,35 @@ def sources(folder: str) -> dict[str, ast.Module]:
     return {str(path): ast.parse(path.read_text(encoding="utf-8")) for path in Path(ROOT, folder).rglob("*.py")}
 
 
+def names_of(extra: str) -> set[str]:
+    return {Requirement(line).name.lower() for line in PYPROJECT["project"]["optional-dependencies"][extra]}
+
+
 def test_everything_imported_is_listed():
     listed = {Requirement(line).name.lower() for line in PYPROJECT["project"]["dependencies"]}
+    book = names_of("book")
     # the code says how to install these, or does without
-    optional = {"huggingface_hub", "tokenizers", "ipywidgets", "pyarrow"}
+    by_need = {"huggingface_hub", *names_of("parquet")}
     for path, tree in sources("llmbook").items():
-        assert imported(tree) - optional <= {*listed, "cycler"}, path
+        names = {IMPORT_NAMES.get(name, name).lower() for name in imported(tree)}
+        allowed = {*listed, *by_need, *(book if "/llmbook/book/" in path else ())}
+        assert names <= allowed, f"{path} imports {names - allowed}: list it, or use llmbook.extras.load_extra"
     for path in CHAPTERS:
         for code in code_cells(path):
-            extra = {IMPORT_NAMES.get(name, name).lower() for name in imported(code.tree)} - listed
-            assert extra <= {"ipykernel", *optional}, f"{path.name}, cell {code.number} needs {extra}"
+            names = {IMPORT_NAMES.get(name, name).lower() for name in imported(code.tree)}
+            extra = names - listed - book - by_need
+            assert extra <= {"ipykernel"}, f"{path.name}, cell {code.number} needs {extra}"
     for folder in ("tests", "tools"):
         for path, tree in sources(folder).items():
             names = {IMPORT_NAMES.get(name, name).lower() for name in imported(tree)}
             assert names <= set(pins()), f"{path} needs {names - set(pins())}"
+
+
+def test_a_package_of_an_extra_is_asked_for_in_one_line(monkeypatch):
+    assert load_extra("json").loads("1") == 1
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r'pandas.* pip install "llmbook\[book\]"$'):
+        load_extra("pandas")
 
 
 def test_transformers_is_for_tests_only():
@@ -181,6 +223,7 @@ def test_ruff_finds_nothing():
 
 # --- README and CI -----------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_the_readme_names_every_chapter_and_its_examples_run(tmp_path, monkeypatch):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in NOTEBOOKS:

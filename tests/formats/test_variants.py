@@ -40,14 +40,15 @@ COMPUTED: dict[str, tuple[str, dict, dict]] = {
     "llama: no base at all": ("Llama", {}, {"rope_parameters": ...}),
     "llama: a base inside and outside": (
         "Llama", {}, {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}, "rope_theta": 70.0}),
-    "llama: parameters without a base": ("Llama", {}, {"rope_parameters": {"rope_type": "default"}, "rope_theta": 70.0}),
+    "llama: parameters without a base": (
+        "Llama", {}, {"rope_parameters": {"rope_type": "default"}, "rope_theta": 70.0}),
     "llama: the older name type": ("Llama", {}, {"rope_parameters": ..., "rope_theta": 70.0,
                                                  "rope_scaling": {"type": "linear", "factor": 2.0}}),
     "llama: both names, rope_type counts": ("Llama", {}, {"rope_parameters": ..., "rope_theta": 70.0, "rope_scaling": {
         "type": "dynamic", "rope_type": "linear", "factor": 2.0}}),
     "llama: llama3 scaling": ("Llama", {"rope_parameters": LLAMA3}, {}),
     "llama: llama3 scaling, the original context outside": (
-        "Llama", {}, {"rope_parameters": ..., "rope_theta": 1000.0, "original_max_position_embeddings": 24,
+        "Llama", {}, {"rope_parameters": ..., "rope_theta": 1000.0, "original_max_position_embeddings": 32,
                       "rope_scaling": LLAMA3_SCALING}),
     "llama: llama3 scaling without the original context": (
         "Llama", {}, {"rope_parameters": ..., "rope_theta": 1000.0, "rope_scaling": {
@@ -82,7 +83,8 @@ COMPUTED: dict[str, tuple[str, dict, dict]] = {
     "qwen3: head_dim left out": ("Qwen3", {"head_dim": 128, "hidden_size": 32}, {"head_dim": ...}),
     "smollm3": ("SmolLM3", {"num_hidden_layers": 5}, {}),
     "smollm3: as older files say it": (
-        "SmolLM3", {"num_hidden_layers": 5}, {"no_rope_layers": ..., "layer_types": ..., "no_rope_layer_interval": ...}),
+        "SmolLM3", {"num_hidden_layers": 5},
+        {"no_rope_layers": ..., "layer_types": ..., "no_rope_layer_interval": ...}),
     "smollm3: layers without positions given": ("SmolLM3", {"no_rope_layers": [0, 1]}, {}),
     "smollm3: another interval": ("SmolLM3", {"no_rope_layer_interval": 2, "num_hidden_layers": 4}, {}),
     "smollm3: all have positions": ("SmolLM3", {"no_rope_layers": [1, 1]}, {}),

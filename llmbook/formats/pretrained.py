@@ -12,7 +12,7 @@ from torch import nn
 
 from ..devices import without_weights
 from ..families import Family, family_of_kind
-from .configs import read_json
+from ..files import read_json
 from .gguf import GGUFCheckpoint
 from .gguf_tokenizers import tokenizer_of_gguf
 from .layouts import TensorNames, load_state
@@ -82,6 +82,8 @@ def _open_folder(folder: Path) -> Pretrained:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: give a Hugging Face model's folder")
     settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no JSON object: download it again")
     kind = settings.get("model_type")
 
     def read() -> tuple[Family, Any]:

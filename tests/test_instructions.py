@@ -386,7 +386,7 @@ def test_accumulated_parts_are_one_large_batch(mask_prompt):
     items, runs = [dataset[place] for place in range(6)], []
     for parts in ([items[:1], items[1:2], items[2:5], items[5:]], [items]):
         model, batches = language_model(spread=0.2), [collate_instructions(part, mask_prompt) for part in parts]
-        config = TrainingConfig(3, 1e-2, accumulation_steps=len(parts), **QUICK)
+        config = TrainingConfig(3, 1e-4, accumulation_steps=len(parts), **QUICK)
         measured = evaluate(model, batches, response_loss)
         history = train(model, batches, response_loss, config)
         seen = [number for step in history.steps for number in (step["loss"], step["gradient_norm"])]

@@ -18,7 +18,7 @@ import urllib.request
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +27,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-__all__ = ["AssetError", "cache_folder", "fetch"]
+__all__ = ["AssetError", "ProgressBar", "cache_folder", "fetch"]
 
 CONNECTION_SECONDS = 30  # a web server that is silent for so long counts as unreachable
 STALL_SECONDS = 300  # pip is stopped after so long without a byte; its own timeouts and retries come first
@@ -386,8 +386,22 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _progress_bar(label: str, total_bytes: int | None) -> tqdm:
-    return tqdm(desc=label, total=total_bytes, unit="B", unit_scale=True)
+class ProgressBar(tqdm):
+    """A bar that stays silent once nobody reads it any longer: what it counts goes on."""
+
+    def display(self, *arguments: object, **settings: object) -> bool | None:
+        try:
+            return super().display(*arguments, **settings)
+        except (OSError, ValueError):  # a pipe that was closed, a full disk
+            self.disable = True
+
+    def close(self) -> None:
+        with suppress(OSError, ValueError):
+            super().close()
+
+
+def _progress_bar(label: str, total_bytes: int | None) -> ProgressBar:
+    return ProgressBar(disable=sys.stderr is None, desc=label, total=total_bytes, unit="B", unit_scale=True)
 
 
 def _largest_wheel(folder: Path) -> int:

@@ -25,8 +25,8 @@ from torch import Tensor
 from .families import Family, family_named
 from .files import read_json, replace_file, sha256_of
 
-__all__ = ["build_config", "check_own_folder", "describe_misfits", "publish", "read_configuration", "read_description",
-           "read_weights", "write_weights"]
+__all__ = ["build_config", "check_empty_folder", "check_own_folder", "describe_misfits", "publish",
+           "read_configuration", "read_description", "read_weights", "write_weights"]
 
 WEIGHTS_NAME = re.compile(r"model-([0-9a-f]{12})\.safetensors")
 MAY_COME_FIRST = re.compile(r"(tokenizer|vocab|merges|chat_template|special_tokens).*|README.*|.*\.tmp")
@@ -75,11 +75,22 @@ def check_own_folder(folder: Path) -> None:
             return
         raise FileExistsError(f"{folder} holds a config.json that save_model did not write, so somebody else's model: "
                               "give an empty or a new folder")
+    _check_nothing_else(folder, WEIGHTS_NAME)
+
+
+def check_empty_folder(folder: Path) -> None:
+    """Raise FileExistsError if a folder holds anything but a tokenizer's files, and so perhaps a model."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: give a folder")
+    if folder.exists():
+        _check_nothing_else(folder, MAY_COME_FIRST)
+
+
+def _check_nothing_else(folder: Path, ours: re.Pattern[str]) -> None:
     for path in sorted(folder.iterdir()):
-        ours = WEIGHTS_NAME.fullmatch(path.name) or MAY_COME_FIRST.fullmatch(path.name) or path.name.startswith(".")
-        if not ours:
-            raise FileExistsError(f"{folder} holds {path.name} and no model that save_model wrote: give an empty or a "
-                                  "new folder")
+        if not (ours.fullmatch(path.name) or MAY_COME_FIRST.fullmatch(path.name) or path.name.startswith(".")):
+            raise FileExistsError(f"{folder} holds {path.name}, which save_model did not write: give an empty or a new "
+                                  "folder")
 
 
 # --- reading ---

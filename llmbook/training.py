@@ -24,10 +24,11 @@ from tqdm import tqdm
 from .devices import (PRECISIONS, autocast, chosen_device, evaluation_mode, whole_state,
                              whole_tensor, without_weights)
 from .diagnosis import explain_not_finite
+from .extras import load_extra
 from .families import family_of
 from .files import is_first, process_place
-from .model_files import (check_own_folder, describe_misfits, publish, read_configuration,
-                                 read_weights, write_weights)
+from .model_files import (check_empty_folder, check_own_folder, describe_misfits, publish,
+                                 read_configuration, read_weights, write_weights)
 from .protocols import LossFunction, RunKeeper, Team
 
 if TYPE_CHECKING:
@@ -207,8 +208,7 @@ class History:
 
     def to_frame(self) -> "pd.DataFrame":
         """The records as a table, one row a step; val_loss is NaN where it was not measured."""
-        import pandas as pd
-
+        pd = load_extra("pandas")
         columns = ["loss", "val_loss", "learning_rate", "gradient_norm", "examples", "seconds"]
         return pd.DataFrame(self.steps, columns=["step", *columns]).set_index("step")
 
@@ -363,6 +363,7 @@ def save_model(model: nn.Module, folder: str | Path, layout: str = "llmbook") ->
         raise ValueError(f"this {family.name} is not what its config describes ({misfits}): "
                          "save it before it is changed")
     if layout == "huggingface":
+        check_empty_folder(folder)
         return family.find_layout().save(model, folder)
     if layout != "llmbook":
         raise ValueError(f"layout is {layout!r}: it must be 'llmbook' or 'huggingface'")

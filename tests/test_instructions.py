@@ -1,12 +1,8 @@
 """Fine-tuning on instructions: what the loss sees, what the model answers, and who says that an answer is right."""
 
-import json
 import random
 import re
-import socket
-import threading
 import warnings
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
 import pytest
@@ -20,10 +16,6 @@ from llmbook.generation import generate
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.instructions import (
     InstructionDataset,
-    OllamaJudge,
-    arithmetic,
-    check_answer,
-    check_kind,
     collate_instructions,
     encode_entry,
     encode_prompt,
@@ -32,20 +24,18 @@ from llmbook.instructions import (
     format_prompt,
     held_out_loss,
     instruction_loader,
-    last_number,
-    read_instructions,
     respond,
     respond_all,
     response_loss,
     score_responses,
+    special_ids,
     split_instructions,
     style_for,
 )
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.scale.checkpoints import Checkpoints
 from llmbook.text import train_bpe
-from llmbook.training import TrainingConfig, evaluate, load_model, next_token_loss, save_model
-from tests.support.repository import ROOT
+from llmbook.training import TrainingConfig, evaluate, load_model, next_token_loss, save_model, train
 from tests.support.watched import watched_train
 
 WORDS = "the sea a ship captain wind harbour night rope sail storm gold map island bird salt".split()
@@ -53,6 +43,7 @@ TEXT = " ".join(f"{word} {other}" for word in WORDS for other in WORDS)
 PLAIN = train_bpe(TEXT, 300)  # as GPT-2's: <|endoftext|> is its only special token
 CHAT = train_bpe(TEXT, 300, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
 IM_END, END_OF_TEXT = 298, 299
+SPECIAL = [297, 298, 299]
 STYLES = [("chatml", CHAT), ("alpaca", PLAIN)]
 FAMILIES = pytest.mark.parametrize("family", ["GPT", "Llama"])
 QUICK = {"device": "cpu", "precision": "float32", "progress": False}
@@ -165,101 +156,6 @@ def test_a_special_token_in_an_entry_is_refused(column, token):
             InstructionDataset(entries, CHAT, 96, style)
     if token != "<|endoftext|>":  # to a tokenizer that does not know it, it is text
         assert len(InstructionDataset(entries, PLAIN, 96)) == 6
-
-
-# --- reading -----------------------------------------------------------------------------------------------------
-
-def written(tmp_path, content: str | bytes):
-    path = tmp_path / "entries.json"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-TWO = [{"instruction": "Nénne 👍", "input": "a\u2028b", "output": "1\n2"}, {"output": "x", "instruction": "y"}]
-
-
-@pytest.mark.parametrize("content", [
-    json.dumps(TWO), json.dumps(TWO, ensure_ascii=False, indent=2), "\n  " + json.dumps(TWO) + "\n",
-    *(end.join(["", *(json.dumps(entry, ensure_ascii=ascii) for entry in TWO), "  ", ""])
-      for end in ("\n", "\r\n") for ascii in (True, False)),
-    "\n".join(map(json.dumps, TWO)),
-], ids=["list", "indented", "space around", "lines", "ascii lines", "CRLF", "ascii CRLF", "no last newline"])
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_a_list_and_json_lines_become_the_same_table(tmp_path, content, mark):
-    frame = read_instructions(written(tmp_path, mark + content))
-    assert frame[["instruction", "input", "output"]].to_numpy().tolist() == [
-        ["Nénne 👍", "a\u2028b", "1\n2"], ["y", "", "x"]]
-    assert frame.index.tolist() == [0, 1] and len(frame.columns) == 3
-
-
-def test_other_keys_are_kept(tmp_path):
-    entries = [{"instruction": "a", "output": "b", "kind": "k", "check": {"words": 1}},
-               {"instruction": "c", "output": "d", "input": "e", "text": 3}]
-    frame = read_instructions(written(tmp_path, json.dumps(entries)))
-    assert frame.loc[0, ["kind", "check"]].tolist() == ["k", {"words": 1}] and frame.loc[1, "text"] == 3
-    assert frame["kind"].isna().tolist() == [False, True] and frame["input"].tolist() == ["", "e"]
-
-
-def test_the_book_s_own_entries_are_read():
-    frame = read_instructions(ROOT / "data" / "instructions.json")
-    assert len(frame) == 1100 and {"instruction", "input", "output", "kind", "check"} == set(frame.columns)
-
-
-GOOD = '{"instruction": "a", "output": "b"}'
-
-
-@pytest.mark.parametrize("content, message", [
-    (b"[\xff]", " is not UTF-8 (byte 1): save it as UTF-8"),
-    (f"[{GOOD}".encode("utf-16"), " is not UTF-8 (byte 0): save it as UTF-8"),
-    (f"[{GOOD}", " is not JSON (Expecting ',' delimiter: line 1 column 37 (char 36)): give a JSON list of entries, or "
-                 "JSON Lines with one entry a line"),
-    (f"[{GOOD}]\n[{GOOD}]", " is not JSON (Extra data: line 2 column 1 (char 38)): give a JSON list of entries, or "
-                            "JSON Lines with one entry a line"),
-    (f"{GOOD}\n\n{{'instruction'}}\n{GOOD}", ", line 3 is not JSON (Expecting property name enclosed in double quotes: "
-     "line 1 column 2 (char 1)): give a JSON list of entries, or JSON Lines with one entry a line"),
-    (f"{GOOD}\n{GOOD}\n{GOOD[:-1]}", ", line 3 is not JSON (Expecting ',' delimiter: line 1 column 35 (char 34)): give "
-     "a JSON list of entries, or JSON Lines with one entry a line"),
-    ("", " holds no entry"), ("[]", " holds no entry"), ("\ufeff\n \n", " holds no entry"),
-    (f'[{GOOD}, "text"]', ', entry 2 is "text": it must be an object with instruction, input and output'),
-    (f"{GOOD}\nnull\n", ", entry 2 is null: it must be an object with instruction, input and output"),
-    ('[["instruction", "output", "text", "more"]]',
-     ', entry 1 is ["instruction", "output", "text", "more": it must be an object with instruction, input and output'),
-    (f'[{GOOD}, {{"output": "b"}}]', ", entry 2 has no instruction: add it, or take the entry out"),
-    ('[{"instruction": "Name\\nit", "input": "c"}]',
-     ", entry 1 ('Name\\nit') has no output: add it, or take the entry out"),
-    (f'{GOOD}\n{{"instruction": null, "output": "b"}}', ", entry 2 has no instruction: add it, or take the entry out"),
-    ('[{"instruction": "a", "output": null}]', ", entry 1 ('a') has no output: add it, or take the entry out"),
-    ('[{"instruction": "a", "input": null, "output": "b"}]',
-     ", entry 1 ('a'): input is null, of type NoneType: it must be text, in quotation marks"),
-    ('[{"instruction": "a", "output": 4}]',
-     ", entry 1 ('a'): output is 4, of type int: it must be text, in quotation marks"),
-    ('[{"instruction": "a", "output": 0}]',
-     ", entry 1 ('a'): output is 0, of type int: it must be text, in quotation marks"),
-    ('[{"instruction": ["a"], "output": "b"}]',
-     ', entry 1: instruction is ["a"], of type list: it must be text, in quotation marks'),
-    ('[{"instruction": "a", "input": ["b", 1], "output": "b"}]',
-     ", entry 1 ('a'): input is [\"b\", 1], of type list: it must be text, in quotation marks"),
-    (f'[{GOOD}, {{"instruction": " \\n", "output": "b"}}]',
-     ", entry 2: instruction is empty: fill it in, or take the entry out"),
-    (f'[{{"instruction": "{"a" * 99}", "output": ""}}]',
-     f", entry 1 ('{'a' * 40}'): output is empty: fill it in, or take the entry out"),
-])
-def test_an_error_names_file_and_entry_in_one_line(tmp_path, content, message):
-    path = written(tmp_path, content)
-    with pytest.raises(ValueError) as caught:
-        read_instructions(path)
-    assert str(caught.value) == f"{path}{message}"
-    assert "\n" not in str(caught.value)
-
-
-def test_the_byte_that_is_not_utf8_is_that_of_the_file(tmp_path):
-    with pytest.raises(ValueError, match=re.escape("is not UTF-8 (byte 4)")):
-        read_instructions(written(tmp_path, b"\xef\xbb\xbf[\xff]"))
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.json"):
-        read_instructions(tmp_path / "nothing.json")
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -482,6 +378,34 @@ def test_padding_changes_neither_loss_nor_gradient(family):
     assert response_loss(model, other, targets).item() != pytest.approx(loss, abs=1e-4)
 
 
+@pytest.mark.parametrize("mask_prompt", [True, False])
+def test_accumulated_parts_are_one_large_batch(mask_prompt):
+    """Finding A1: answers of few and of many tokens, which were averaged batch by batch."""
+    entries = table(*(("who", "", " ".join(WORDS[:count])) for count in (1, 16, 2, 15, 1, 1)))
+    dataset = InstructionDataset(entries, CHAT, 96)
+    items, runs = [dataset[place] for place in range(6)], []
+    for parts in ([items[:1], items[1:2], items[2:5], items[5:]], [items]):
+        model, batches = language_model(spread=0.2), [collate_instructions(part, mask_prompt) for part in parts]
+        config = TrainingConfig(3, 1e-2, accumulation_steps=len(parts), **QUICK)
+        measured = evaluate(model, batches, response_loss)
+        history = train(model, batches, response_loss, config)
+        seen = [number for step in history.steps for number in (step["loss"], step["gradient_norm"])]
+        runs.append((seen, model.state_dict()))
+        assert history.steps[0]["loss"] == pytest.approx(measured, abs=1e-6)
+    assert runs[0][0] == pytest.approx(runs[1][0], abs=1e-6, rel=1e-5)
+    for name, weight in runs[0][1].items():
+        torch.testing.assert_close(weight, runs[1][1][name], atol=1e-5, rtol=1e-5)
+
+
+@FAMILIES
+def test_a_batch_in_which_nothing_counts_has_no_loss_and_no_gradient(family):  # findings A1 and A26
+    model, (inputs, targets) = language_model(family, spread=0.2), batch_of(InstructionDataset(SIX, CHAT, 96))
+    loss, gradients = with_gradients(model, response_loss, (inputs, torch.full_like(targets, -100)))
+    names = {name for name, _ in model.named_parameters()}
+    assert loss == 0 and gradients.keys() == names  # as several processes need it
+    assert not any(gradient.any() for gradient in gradients.values())
+
+
 @torch.no_grad()
 def summed(model, dataset: InstructionDataset) -> tuple[float, int]:
     """Cross-entropy of all response tokens, by plain sums, row by row; and how many there are."""
@@ -502,8 +426,7 @@ def test_the_held_out_loss_weighs_every_token_alike(family):
     for size in (1, 4, 16, 19, 64):
         assert held_out_loss(model, dataset, size) == pytest.approx(total / tokens, rel=1e-5)
     assert held_out_loss(model, dataset) == pytest.approx(total / tokens, rel=1e-5) and model.training
-    by_batch = evaluate(model, instruction_loader(dataset, 4, False), response_loss)
-    assert abs(by_batch - total / tokens) > 0.001
+    assert evaluate(model, instruction_loader(dataset, 4, False), response_loss) == pytest.approx(total / tokens)
 
 
 def test_the_held_out_loss_of_a_cut_row_is_of_what_is_left():
@@ -562,7 +485,7 @@ def test_the_book_s_training_loop_is_used(calls):
     held_out = InstructionDataset(some_entries(19, seed=1), CHAT, 96)
     history = finetune_instructions(model, dataset, held_out, epochs=3, batch_size=3, seed=4, **QUICK)
     called, loader, loss, config, val_loader, *others = calls[0]
-    assert len(calls) == 1 and others == [None, None] and called is model and loss is response_loss
+    assert len(calls) == 1 and others == [None, None, None] and called is model and loss is response_loss
     assert (config.max_steps, config.warmup_steps, config.eval_every, config.learning_rate) == (21, 2, 7, 2e-4)
     expected = instruction_loader(dataset, 3, True, 4)
     for _ in range(3):
@@ -671,8 +594,8 @@ def alone(model, tokenizer, entry, style: str, max_new_tokens: int) -> str:
     """By `generate` for one prompt, cut at the end token."""
     prompt = torch.tensor([encode_prompt(entry["instruction"], entry["input"], tokenizer, style)])
     new = generate(model, prompt, max_new_tokens, temperature=0.0)[0, prompt.shape[1] :].tolist()
-    end = end_token(tokenizer, style)
-    return tokenizer.decode(new[: new.index(end)] if end in new else new).strip()
+    ends = [place for place, token in enumerate(new) if token in special_ids(tokenizer)]
+    return tokenizer.decode(new[: ends[0]] if ends else new).rstrip("\ufffd").strip()
 
 
 @FAMILIES
@@ -709,8 +632,18 @@ def test_the_end_token_of_the_style_stops(style, end, other):
     model = Scripted(*words, end, *CHAT.encode("and more"))
     assert respond(model, CHAT, "who", "sea", style, 20) == "gold bird"
     assert len(model.read) == len(words) + 1 and model.read[0][0] == encode_prompt("who", "sea", CHAT, style)
-    assert respond(Scripted(*CHAT.encode("a"), other, *CHAT.encode("b"), end), CHAT, "who", "", style, 20) == (
-        f"a{CHAT.decode([other])}b")
+
+
+@pytest.mark.parametrize("style", ["chatml", "alpaca"])
+@pytest.mark.parametrize("stop", [297, IM_END, END_OF_TEXT])
+def test_no_special_token_leaks_into_a_response(style, stop):  # finding A6
+    model = Scripted(*CHAT.encode("a"), stop, *CHAT.encode("b c d"))
+    assert respond(model, CHAT, "who", "", style, 20) == "a" and len(model.read) == 2
+
+
+def test_a_response_cut_inside_a_character_ends_before_it():  # finding A26
+    words, half = CHAT.encode("gold"), CHAT.encode("\U0001f44d")[:2]
+    assert respond(Scripted(*words, *half), CHAT, "who", max_new_tokens=len(words) + 2) == "gold"
 
 
 def test_a_response_ends_at_max_new_tokens():
@@ -746,10 +679,10 @@ def test_sampling_goes_to_generate(monkeypatch):
     model = language_model(spread=0.3)
     respond(model, CHAT, "who", max_new_tokens=5)
     respond(model, CHAT, "who", max_new_tokens=5, temperature=0.5, top_k=3)
-    assert seen.pop() == (5, {"temperature": 0.5, "top_k": 3, "stop_tokens": [IM_END]})
+    assert seen.pop() == (5, {"temperature": 0.5, "top_k": 3, "stop_tokens": SPECIAL})
     sampling = {"temperature": 3.0, "top_k": 50, "top_p": 0.9, "seed": 1}
     first = respond_all(model, CHAT, SIX, max_new_tokens=5, **sampling)
-    assert seen == [(5, {"temperature": 0.0, "stop_tokens": [IM_END]}), (5, {**sampling, "stop_tokens": [IM_END]})]
+    assert seen == [(5, {"temperature": 0.0, "stop_tokens": SPECIAL}), (5, {**sampling, "stop_tokens": SPECIAL})]
     assert first == respond_all(model, CHAT, SIX, max_new_tokens=5, **sampling)
     assert first != respond_all(model, CHAT, SIX, max_new_tokens=5, **{**sampling, "seed": 2})
 
@@ -783,161 +716,7 @@ def test_no_instructions_are_no_responses():
     assert respond_all(language_model(), CHAT, SIX[:0], max_new_tokens=5) == []
 
 
-# --- answers that a program can check ----------------------------------------------------------------------------
-
-@pytest.mark.parametrize("expression, value", [
-    ("12 * 7 + 3", 87), ("2 - 3 - 4", -5), ("2 * (3 + 4)", 14), ("7 / 2", 3.5), ("-7 // 2", -4), ("7 % 4", 3),
-    ("2 ** 10", 1024), ("-2 ** 2", -4), ("-(3 - 5)", 2), ("1.5 + 0.25", 1.75), ("5", 5), ("10 - -3", 13)])
-def test_arithmetic(expression, value):
-    assert arithmetic(expression) == value
-
-
-@pytest.mark.parametrize("expression", [
-    "__import__('os')", "__import__('os').system('true')", "open('x')", "print", "().__class__", "'a' * 3", "[1][0]",
-    "(lambda: 1)()", "1 < 2", "3 if 1 else 2", "(x := 3)", "f'{1}'", "1j", "None", "2 @ 3", "~3", "not 1", "1 << 99",
-    "[i for i in (1, 2)]", "'a'"])
-def test_what_is_not_arithmetic_is_never_run(expression):
-    message = f"{expression!r} cannot be computed: use numbers and + - * / // % ** only"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        arithmetic(expression)
-
-
-@pytest.mark.parametrize("expression", ["2 +", "", "import os", "2; 3"])
-def test_what_does_not_parse_is_not_arithmetic(expression):
-    with pytest.raises(ValueError, match=re.escape(f"{expression!r} cannot be computed")):
-        arithmetic(expression)
-
-
-@pytest.mark.parametrize("text, number", [
-    ("It is 5.", 5), ("3 + 4 = 7", 7), ("1,234,567.50 pounds", 1234567.5), ("-3", -3), ("about -0.5 degrees", -0.5),
-    ("12, then 34, done", 34), ("none", None), ("", None), ("- .", None), ("7,", 7), ("9" * 5000, float("inf"))])
-def test_the_last_number(text, number):
-    assert last_number(text) == number
-
-
-CHECKS = [  # answer, check, whether it is right
-    ("It is 87.", {"number": "12 * 7 + 3"}, True), ("87 is 12 * 7 + 3", {"number": "12 * 7 + 3"}, False),
-    ("1,234", {"number": "1234"}, True), ("-5", {"number": "2 - 7"}, True), ("5", {"number": "2 - 7"}, False),
-    ("0.333333", {"number": "1 / 3"}, True), ("0.33", {"number": "1 / 3"}, False),
-    ("0.3333333", {"number": "1 / 3"}, False),
-    ("a, b", {"sorted": ["b", "a"], "order": "ascending"}, True),
-    ("b, a", {"sorted": ["b", "a"], "order": "ascending"}, False),
-    ("A,B.", {"sorted": ["b", "a"], "order": "ascending"}, True),
-    ("a", {"sorted": ["b", "a"], "order": "ascending"}, False),
-    ("apple, Bird", {"sorted": ["Bird", "apple"], "order": "ascending"}, True),
-    ("b, a", {"sorted": ["a", "b"], "order": "descending"}, True),
-    ("a, b", {"sorted": ["a", "b"], "order": "descending"}, False),
-    ("9, 10", {"sorted": [10, 9], "order": "ascending"}, True),
-    ("10, 9", {"sorted": [10, 9], "order": "ascending"}, False),
-    ("10, 9", {"sorted": [9, 10], "order": "descending"}, True),
-    ("zz, aaa, b", {"sorted": ["aaa", "b", "zz"], "order": "length"}, False),
-    ("b, zz, aaa", {"sorted": ["aaa", "b", "zz"], "order": "length"}, True),
-    ("Friday", {"weekday": "2024-03-15"}, True), ("It was a Friday.", {"weekday": "2024-03-15"}, True),
-    ("Monday", {"weekday": "2024-03-15"}, False),
-    ("On 25 March 2024.", {"date": ["2024-03-15", 10]}, True), ("26 March 2024", {"date": ["2024-03-15", 10]}, False),
-    ("1 March 2024", {"date": ["2024-02-28", 2]}, True), ("5 March 2024", {"date": ["2024-03-08", -3]}, True),
-    ("17 days", {"days": ["2024-03-15", "2024-04-01"]}, True),
-    ("18 days", {"days": ["2024-03-15", "2024-04-01"]}, False),
-    ("3", {"letters": ["banana", "a"]}, True), ("2", {"letters": ["banana", "a"]}, False),
-    ("2", {"letters": ["Anna", "A"]}, True), ("1", {"letters": ["Anna", "a"]}, False),
-    ("0", {"letters": ["Anna", "z"]}, True),
-    ('{"a": 1}', {"json": {"a": 1}}, True), ('{"a": 2}', {"json": {"a": 1}}, False),
-    (' {"b":[1, 2],"a" : null}\n', {"json": {"a": None, "b": [1, 2]}}, True),
-    ('{"a": 1', {"json": {"a": 1}}, False), ("[2, 1]", {"json": [1, 2]}, False), ("1", {"json": {"a": 1}}, False),
-    ('It is {"a": 1}', {"json": {"a": 1}}, False),
-    ("One. Two.", {"sentences": 2}, True), ("One. Two.", {"sentences": 1}, False),
-    ("It is 3.5 long!", {"sentences": 1}, True), ('He said "Go!" Then he left?', {"sentences": 2}, True),
-    ("Really?! No...", {"sentences": 2}, True),
-    ("a\nb", {"lines": 2}, True), ("a\n\n \nb\n", {"lines": 2}, True), ("a b", {"lines": 2}, False),
-    ("The tide.", {"max_words": 2}, True), ("The high tide.", {"max_words": 2}, False),
-    ("Tide.", {"max_words": 2}, True), ("A wave.", {"words": 2}, True), ("A", {"words": 2}, False),
-    ("A wave comes", {"words": 2}, False),
-    ("The TIDE.", {"max_words": 2, "contains": ["tide", "the"]}, True),
-    ("The tide.", {"max_words": 2, "contains": ["tide", "wave"]}, False),
-    ("The wave.", {"words": 2, "contains": ["tide"]}, False), ("87", {"number": "87", "contains": ["km"]}, False),
-    ("monday", {"answers": ["Monday"]}, True), ("monday", {"answers": ["Monday"], "case": True}, False),
-    (" Monday. ", {"answers": ["Sunday", "Monday"], "case": True}, True), ("Tuesday", {"answers": ["Monday"]}, False),
-    ("It is Monday", {"answers": ["Monday"]}, False),
-    ("ABC", {"upper": "abc"}, True), ("Abc", {"upper": "abc"}, False), ("ABC.", {"upper": "abc"}, True),
-    ("abc", {"lower": "ABC"}, True), ("aBC", {"lower": "ABC"}, False),
-    ("the sea.", {"exact": True}, True), (" The Sea ", {"exact": True}, True), ("a sea", {"exact": True}, False),
-    ("A sea.", {"words": 2, "sentences": 1}, True), ("A sea", {"words": 2, "sentences": 1}, False),
-]
-
-
-@pytest.mark.parametrize("answer, check, expected", CHECKS)
-def test_a_check_decides(answer, check, expected):
-    assert check_answer(answer, check, "The sea") is expected
-
-
-ONE_OF_EACH = {next(iter(check)): check for _, check, _ in CHECKS}
-FORMATS = {"words", "max_words", "sentences", "lines"}
-
-
-def test_every_kind_of_check_is_tried_both_right_and_wrong():
-    known = set(instructions._CONTENT_CHECKS) | set(instructions._FORMAT_CHECKS)
-    for expected in (True, False):
-        assert {next(iter(check)) for _, check, right in CHECKS if right is expected} == known
-    assert set(instructions._FORMAT_CHECKS) == FORMATS
-
-
-@pytest.mark.parametrize("check", [
-    {"exact": True}, {"answers": ["Monday"]}, {"number": "12 * 7 + 3"}, {"sorted": ["b", "a"], "order": "ascending"},
-    {"sorted": [3, 2], "order": "descending"}, {"weekday": "2024-03-15"}, {"date": ["2024-03-15", 10]},
-    {"days": ["2024-03-15", "2024-04-01"]}, {"letters": ["Mississippi", "s"]}, {"json": {"a": 1}}, {"upper": "abc"},
-    {"lower": "ABC"}, {"words": 7}, {"max_words": 9, "contains": ["sea"]}, {"sentences": 4}, {"lines": 5},
-], ids=lambda check: next(iter(check)))
-@pytest.mark.parametrize("answer", [
-    "", "   ", "\n", ".", ",", "no idea", "[1", '{"a"', "{", "null", "NaN", "-", "- .", "9" * 5000, "1" + ",1" * 99,
-    "٣", "²", "Infinity", "\ud800", "<|im_end|>", "1e999", "?" * 50, "\x00", "1/0", "'"])
-def test_a_useless_answer_is_wrong_and_raises_nothing(check, answer):
-    assert check_answer(answer, check, "The sea") is False
-
-
-@pytest.mark.parametrize("kind", ["words", "max_words", "sentences", "lines"])
-def test_no_answer_has_no_right_length(kind):
-    assert check_answer("", {kind: 1}) is check_answer(" \n", {kind: 1}) is False
-
-
-@pytest.mark.parametrize("answer", ["[" * 100_000, '{"a":' * 100_000])
-def test_brackets_without_end_are_wrong_and_raise_nothing(answer):
-    assert check_answer(answer, {"json": {"a": 1}}) is False
-
-
-@pytest.mark.parametrize("answer", ["25 March 2024", "It is 15 March 2024."])
-def test_another_day_that_ends_alike_is_wrong(answer):
-    assert check_answer(answer, {"date": ["2024-03-01", 4]}) is False
-
-
-def test_true_is_not_one():
-    assert check_answer('{"a": true}', {"json": {"a": 1}}) is False
-
-
-@pytest.mark.parametrize("check, kind", [*((check, "format" if kind in FORMATS else "content")
-                                           for kind, check in ONE_OF_EACH.items()),
-                                         ({"words": 2, "number": "4"}, "content"), (None, None), (float("nan"), None)])
-def test_the_kind_of_a_check(check, kind):
-    assert check_kind(check) == kind
-
-
-@pytest.mark.parametrize("check", [{"wrods": 3}, {}, {"contains": ["a"]}, {"order": "ascending"}])
-def test_an_unknown_check_is_named(check):
-    message = f"^{re.escape(f'the check {check} is of no known kind: give one of exact, answers, number, ')}"
-    for call in (lambda: check_kind(check), lambda: check_answer("a", check),
-                 lambda: score_responses(SIX[:1].assign(kind="k", check=[check]), ["a"])):
-        with pytest.raises(ValueError, match=message):
-            call()
-
-
-def test_the_book_s_own_answers_are_right_and_another_entry_s_seldom():
-    frame = read_instructions(ROOT / "data" / "instructions.json")
-    scores = score_responses(frame, frame["output"])
-    assert scores["checked"].value_counts(dropna=False).sum() == 1100 and scores["right"].dropna().all()
-    assert scores["right"].isna().equals(scores["checked"].isna()) and scores["checked"].notna().mean() > 0.6
-    content = scores["checked"] == "content"
-    turned = score_responses(frame, frame["output"].iloc[::-1].tolist())
-    assert turned.loc[content, "right"].astype(bool).mean() < 0.05
-
+# --- scores ---------------------------------------------------------------------------------------------------------
 
 def test_scores_have_one_row_an_entry():
     entries = SIX[:4].assign(kind=list("abca"), check=[{"answers": ["gold bird"]}, {"exact": True}, None, {"words": 3}])
@@ -956,153 +735,6 @@ def test_a_missing_response_is_an_error(responses):
     message = f"^6 entries, {len(responses)} responses: give one for each$"
     with pytest.raises(ValueError, match=message):
         score_responses(SIX.assign(kind="k", check=None), responses)
-
-
-# --- a local model as judge --------------------------------------------------------------------------------------
-
-class StandIn:
-    """Ollama's /api/chat as far as the judge needs it: notes requests, answers what `status` and `body` say."""
-
-    def __init__(self):
-        self.requests, self.status, self.body, self.waits = [], 200, b"", threading.Event()
-        self.waits.set()
-        stand_in = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                content = self.rfile.read(int(self.headers["Content-Length"]))
-                stand_in.requests.append((self.path, self.headers["Content-Type"], json.loads(content)))
-                stand_in.waits.wait(10)
-                try:
-                    self.send_response(stand_in.status)
-                    self.send_header("Content-Length", str(len(stand_in.body)))
-                    self.end_headers()
-                    self.wfile.write(stand_in.body)
-                except OSError:  # nobody waits for the answer any more
-                    pass
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def says(self, content, status: int = 200) -> None:
-        message = {"model": "judge:1b", "message": {"role": "assistant", "content": content}, "done": True}
-        self.status, self.body = status, json.dumps(message).encode()
-
-
-@pytest.fixture
-def ollama(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    stand_in = StandIn()
-    thread = threading.Thread(target=stand_in.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield stand_in
-    stand_in.waits.set()
-    stand_in.server.shutdown()
-    stand_in.server.server_close()
-    thread.join()
-
-
-ENTRY = {"instruction": "Name the colour.", "input": "A ripe tomato.", "output": "Red, as a rule."}
-
-
-def test_the_judge_asks_for_one_mark_of_one_response(ollama):
-    ollama.says("85")
-    assert OllamaJudge("judge:1b", ollama.url).mark(ENTRY, "It is blüe.") == 85
-    [(path, kind, body)] = ollama.requests
-    assert (path, kind) == ("/api/chat", "application/json")
-    assert body["model"] == "judge:1b" and body["stream"] is False and body["options"]["temperature"] == 0
-    [message] = body["messages"]
-    places = [message["content"].index(part) for part in (
-        "Task:\nName the colour.\n\nA ripe tomato.\n", "Model answer:\nRed, as a rule.\n",
-        "Answer to mark:\nIt is blüe.\n", "100")]
-    assert message["role"] == "user" and places == sorted(places)
-    OllamaJudge("judge:1b", ollama.url + "/").mark({**ENTRY, "input": ""}, "Red")
-    assert ollama.requests[1][0] == "/api/chat"
-    assert ollama.requests[1][2]["messages"][0]["content"].startswith("Task:\nName the colour.\n\nModel answer:\n")
-
-
-@pytest.mark.parametrize("content, mark", [("0", 0), ("100", 100), (" 7\n", 7), ("I give it 62.", 62),
-                                           ("85/100", 85), ("**90**", 90), (30, 30)])
-def test_the_first_number_is_the_mark(ollama, content, mark):
-    ollama.says(content)
-    found = OllamaJudge("judge:1b", ollama.url).mark(ENTRY, "Red")
-    assert found == mark and type(found) is int
-
-
-@pytest.mark.parametrize("content", ["very good", "", "101", "1000 of 100", "first 50, then 60", "100.5", None])
-def test_an_answer_without_a_mark_is_named(ollama, content):
-    ollama.says(content)
-    message = f"judge:1b answered {str(content)!r} instead of one number from 0 to 100: try a larger model"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        OllamaJudge("judge:1b", ollama.url).mark(ENTRY, "Red")
-
-
-def test_a_negative_number_is_no_mark(ollama):
-    ollama.says("-5")
-    with pytest.raises(ValueError, match="instead of one number from 0 to 100"):
-        OllamaJudge("judge:1b", ollama.url).mark(ENTRY, "Red")
-
-
-@pytest.mark.parametrize("status", [404, 400, 500])
-def test_ollama_s_own_reason_is_shown(ollama, status):
-    ollama.status, ollama.body = status, json.dumps({"error": 'model "judge:1b" not found'}).encode()
-    with pytest.raises(ConnectionError) as caught:
-        OllamaJudge("judge:1b", ollama.url).mark(ENTRY, "Red")
-    found = str(caught.value)
-    assert f"Ollama refused ({status})" in found and "not found" in found and "ollama pull judge:1b" in found
-    assert "\n" not in found
-
-
-@pytest.mark.parametrize("body", [b"", b'{"message": ', b"<html>hello</html>", b"\xff\xfe", b"[]", b"3", b"{}",
-                                  b'{"message": "50"}', b'{"message": {}}', b'{"response": "50"}'])
-def test_a_reply_that_is_not_ollama_s_is_an_error(ollama, body):
-    ollama.body = body
-    with pytest.raises(ConnectionError, match=f"^no answer from Ollama at {ollama.url} "):
-        OllamaJudge("judge:1b", ollama.url).mark(ENTRY, "Red")
-
-
-def test_a_server_that_is_too_slow_is_an_error(ollama):
-    ollama.says("85")
-    ollama.waits.clear()
-    with pytest.raises(ConnectionError, match=f"^no answer from Ollama at {ollama.url} .*timed out"):
-        OllamaJudge("judge:1b", ollama.url, timeout=0.2).mark(ENTRY, "Red")
-
-
-def test_no_server_is_an_error(monkeypatch):
-    monkeypatch.delenv("http_proxy", raising=False)
-    with socket.socket() as free:  # bound, but not listening
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(ConnectionError, match=f"^no answer from Ollama at {url} .*: start it with `ollama serve`"):
-            OllamaJudge("judge:1b", url).mark(ENTRY, "Red")
-
-
-@pytest.mark.parametrize("url", ["localhost:11434", "", "file:///etc/passwd", "ftp://localhost"])
-def test_a_judge_s_url_must_be_one_of_http(url):
-    with pytest.raises(ValueError, match=f"^url is {url!r}: it must begin with http:// or https://$"):
-        OllamaJudge("judge:1b", url)
-    assert OllamaJudge("judge:1b").url == "http://localhost:11434" and OllamaJudge("j", "https://a/").url == "https://a"
-
-
-@pytest.mark.parametrize("expression", ["1 / 0", "9 ** 9 ** 9", "True", "(-8) ** 0.5", "1e308 * 10 ** 99 % 0"])
-def test_what_has_no_value_is_an_error_and_ends_at_once(expression):
-    with pytest.raises(ValueError, match="cannot be computed"):
-        arithmetic(expression)
-
-
-def test_a_sign_and_a_dash_are_told_apart():
-    assert arithmetic("+3 - -2") == 5
-    assert [last_number(text) for text in ("10-12", "from -3 to -4.5", "1, 2,3", "1,234,567", "3.14")] \
-        == [12, -4.5, 3, 1234567, 3.14]
-
-
-def test_a_weekday_must_be_the_only_one():
-    check = {"weekday": "2024-03-15"}
-    assert check_answer("It was a Friday.", check) and not check_answer("Friday or Monday", check)
 
 
 def test_a_missing_input_in_a_table_is_named():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -405,6 +406,7 @@ def test_ctrl_c_returns_the_history_so_far(where):
     assert history.interrupted and len(history.steps) == 2
 
 
+@pytest.mark.slow
 def test_a_real_interrupt_returns_the_history_so_far(tmp_path):
     script = """
 import torch
@@ -503,6 +505,7 @@ def test_an_interrupted_save_leaves_the_old_model(tmp_path, monkeypatch, functio
     assert same(new, load_model(tmp_path)) and len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_save_leaves_a_whole_model(tmp_path):
     for number, pause in enumerate((0.0, 0.001, 0.003, 0.006, 0.009, 0.013, 0.017, 0.021)):
         printed, folder = tmp_path / f"printed-{number}", tmp_path / "model"  # over what the last kill left there
@@ -585,6 +588,126 @@ def test_a_weights_file_outside_the_folder_is_refused(tmp_path):
     path.write_text(json.dumps({**description, "weights": outside}))
     with pytest.raises(ValueError, match="inside the folder"):
         load_model(tmp_path / "mine")
+
+
+# finding A2: a folder that is not ours
+
+FOREIGN = {
+    "a Hugging Face model": {"config.json": '{"model_type": "gpt2"}', "model-00001-of-00002.safetensors": "shard",
+                             "model-00002-of-00002.safetensors": "shard", "model.safetensors.index.json": "{}"},
+    "a config.json that is no JSON": {"config.json": "not json"},
+    "a config.json with another meaning": {"config.json": '{"model": "GPT", "weights": "model.safetensors"}'},
+    "somebody's notes": {"notes.txt": "my notes", "thesis.tex": "my thesis"},
+    "weights alone": {"model.safetensors": "weights"},
+}
+
+
+@pytest.mark.parametrize("layout", ["llmbook", "huggingface"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path, kind, layout):
+    for name, content in FOREIGN[kind].items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises((FileExistsError, ValueError), match=rf"{tmp_path.name}.*(empty|new) folder"):
+        save_model(small(), tmp_path, layout=layout)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == FOREIGN[kind]
+
+
+def test_a_file_in_the_folder_s_place_is_named(tmp_path):
+    (tmp_path / "model").write_text("a file")
+    with pytest.raises(FileExistsError, match="model is a file: give a folder"):
+        save_model(small(), tmp_path / "model")
+
+
+def test_saving_removes_only_what_save_model_wrote(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")  # may be there first
+    (tmp_path / "model-0123456789ab.safetensors").write_text("left by an interrupted save")
+    os.utime(tmp_path / "model-0123456789ab.safetensors", (0, 0))
+    save_model(small(), tmp_path)
+    others = ["README.md", "model-00001-of-00002.safetensors", "model-best.safetensors", "model-abcdef012345.txt"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    young = tmp_path / "model-abcdef012345.safetensors"
+    young.write_text("of another process, which has not replaced config.json yet")
+    changed = small()
+    with torch.no_grad():
+        changed.final_norm.bias.fill_(3.0)
+    save_model(changed, tmp_path)
+    assert same(changed, load_model(tmp_path))
+    assert not (tmp_path / "model-0123456789ab.safetensors").exists()
+    assert young.exists() and all((tmp_path / name).read_text() == "mine" for name in others)
+    assert len(list(tmp_path.iterdir())) == 8  # config.json, its weights, tokenizer.json, young and the others
+
+
+def test_one_process_of_several_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2"), monkeypatch.setenv("RANK", "1")
+    save_model(small(), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    monkeypatch.setenv("RANK", "0")
+    save_model(small(), tmp_path / "model")
+    assert same(small(), load_model(tmp_path / "model", "cpu"))
+
+
+# finding A4: files of older versions
+
+V0_1_0 = Path(__file__).parent / "fixtures" / "v0_1_0"
+
+
+@pytest.mark.parametrize("kind", ["gpt", "llama", "classifier"])
+def test_a_model_saved_by_version_0_1_0_gives_its_numbers(kind):
+    expected = json.loads((V0_1_0 / "expected.json").read_text())
+    model = load_model(V0_1_0 / kind, "cpu")
+    with torch.no_grad():
+        found = model(torch.arange(12)[None])[0]  # (labels,), or (tokens, vocab_size)
+    wanted = torch.tensor(expected[kind])
+    found = found if kind == "classifier" else found[-1, : len(wanted)]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_missing_key_has_its_default_and_an_unknown_one_is_an_error(tmp_path):
+    path, description = saved(tmp_path)
+    for name in ("qkv_bias", "vocab_size"):
+        del description["config"][name]
+    path.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"instead of \(50257, 16\)"):  # vocab_size has a default as well
+        load_model(tmp_path)
+    description["config"]["vocab_size"] = 11
+    path.write_text(json.dumps(description))
+    assert same(load_model(tmp_path), small()) and not load_model(tmp_path).config.qkv_bias
+    path.write_text(json.dumps({**description, "config": {**description["config"], "qkv_bais": True}}))
+    with pytest.raises(ValueError, match=r"config.json: unknown configuration keys \['qkv_bais'\]"):
+        load_model(tmp_path)
+
+
+def test_a_missing_key_without_a_default_is_named(tmp_path):
+    path, description = saved(tmp_path)
+    classifier = {"model": "TextClassifier", "config": {}, "weights": description["weights"]}
+    path.write_text(json.dumps(classifier))
+    with pytest.raises(ValueError, match=r"config.json: missing configuration keys \['"):
+        load_model(tmp_path)
+
+
+# finding A21: the weights are those that were saved, and stay so
+
+@pytest.mark.parametrize("place", [200, 900, 0.5, -1])
+def test_a_flipped_bit_is_noticed(tmp_path, place):
+    save_model(small(), tmp_path)
+    weights = next(tmp_path.glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    place = int(place * len(content)) if isinstance(place, float) else place
+    content[place] ^= 4
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{weights.name} (is damaged: the sha256|cannot be read).*copy the whole"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["zeros", "nothing"])
+def test_a_loaded_model_does_not_hang_on_its_file(tmp_path, change):
+    save_model(small(), tmp_path)
+    model, weights = load_model(tmp_path, "cpu"), next(tmp_path.glob("*.safetensors"))
+    size = weights.stat().st_size
+    with open(weights, "r+b") as file:  # the same file, as a careless copy does it
+        file.write(bytes(size)) if change == "zeros" else file.truncate(0)
+    assert same(model, small())
 
 
 class Mine(GPT):

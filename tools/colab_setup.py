@@ -16,4 +16,4 @@ if importlib.util.find_spec("llmbook") is None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", keep]
     subprocess.run([*pip, "--editable", folder], check=True)
     sys.path.insert(0, folder)  # this kernel started before the installation
-importlib.import_module("llmbook")  # before PyTorch, whose threads then wait asleep
+_ = importlib.import_module("llmbook")  # before PyTorch, whose threads then wait asleep

@@ -1,93 +1,185 @@
 """Break the package on purpose, one line at a time, and name the tests that notice: `python -m tests.mutations`.
 
-Each mutation is applied to a copy of the repository, and the unit tests run there. A mutation that no
-test notices makes the command fail: that line could break without anyone knowing.
+Each mutation is applied to a copy of the repository, and the tests named beside it run there until the first is red. A
+mutation that no test notices makes the command fail: that line could break without anyone knowing. So do a pattern that
+is stale and a pytest that did not get as far as running tests: neither says anything about the line.
+
+`python -m tests.mutations training cli` runs those of some modules only; `--jobs 2` two at a time.
 """
 
+import argparse
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.repository import ROOT
+from tests.support.repository import ROOT, module_path
+
+COPIED = ("llmbook", "tests", "tools", "data", "notebooks", "conftest.py", "pyproject.toml")
 
 # name: (module, the code as it is, the code broken, the test files that should notice)
 MUTATIONS = {
+    # attention and models
     "causal mask left out": (
-        "attention", "is_causal=past == 0 and tokens > 1", "is_causal=False", ["attention"]),
+        "attention", "is_causal=mask is None and tokens > 1", "is_causal=False", ["attention"]),
     "scale left out": (
-        "attention", "dropout_p=dropout,", "dropout_p=dropout, scale=1.0,", ["attention"]),
+        "attention", "tokens > 1, scale=scale", "tokens > 1, scale=1.0", ["attention"]),
     "mask after a cached past not shifted": (
         "attention", ".tril(past)", ".tril()", ["attention"]),
     "cache offset: new tokens stored one place early": (
         "attention", "self.keys[layer, :, :, start:end] = keys",
         "self.keys[layer, :, :, max(start - 1, 0) : max(start - 1, 0) + end - start] = keys", ["attention"]),
+    "a window one token too wide": (
+        "attention", ".triu(past - window + 1)", ".triu(past - window)", ["attention"]),
+    "one new token sees past its window": (
+        "attention", "key[:, :, -window:], value[:, :, -window:]", "key, value", ["attention"]),
+    "padding is looked at": (
+        "attention", "filled = places >= self.padding[:, None]", "filled = places >= 0 * self.padding[:, None]",
+        ["attention", "generation"]),
+    "padding is counted in positions": (
+        "attention", "return (places - self.padding[:, None]).clamp(min=0)",
+        "return (places - 0 * self.padding[:, None])", ["attention", "generation"]),
+    "rows are chosen, their padding is not": (
+        "attention", "self.padding = None if self.padding is None else self.padding[rows]", "pass", ["attention"]),
+    "going back forgets nothing": (
+        "attention", "self._lengths = [length] * len(self._lengths)", "pass", ["attention"]),
+    "keys are not normed": (
+        "attention", "[self.query_norm(query), self.key_norm(key)]", "[self.query_norm(query), key]", ["attention"]),
+    "nothing is turned": (
+        "attention", "matched = rotate(matched)", "rotate(matched)", ["attention", "llama"]),
     "positions ignore the cache": (
-        "gpt", "weight[past : past + token_ids.shape[1]]", "weight[: token_ids.shape[1]]", ["gpt"]),
-    "target shift: targets are the inputs": (
-        "text", "return window[:-1], window[1:]", "return window[:-1], window[:-1]", ["text"]),
+        "gpt", "self.position_embedding(cache.positions(tokens))", "self.position_embedding.weight[:tokens]", ["gpt"]),
     "weight tying: the output layer gets its own matrix": (
-        "gpt", "return F.linear(hidden, self.token_embedding.weight)",
-        "return F.linear(hidden, self.token_embedding.weight.detach().clone())", ["gpt"]),
+        "gpt", "return linear(hidden, self.token_embedding.weight)",
+        "return linear(hidden, self.token_embedding.weight.detach().clone())", ["gpt"]),
     "residual around attention left out": (
         "gpt", "x = x + self.dropout(self.attention(", "x = self.dropout(self.attention(", ["gpt"]),
     "residual around feed-forward left out": (
         "gpt", "return x + self.feed_forward(", "return self.feed_forward(", ["gpt"]),
-    "decay groups: biases and norms decay too": (
-        "training", '"weight_decay": 0.0', '"weight_decay": weight_decay', ["training"]),
-    "top-p cut: one token too few": (
-        "generation", "cumsum(dim=-1) - probabilities", "cumsum(dim=-1)", ["generation"]),
-    "top-p cut: nothing is cut": (
-        "generation", "before >= top_p", "before > 1", ["generation"]),
-    "temperature ignored": (
-        "generation", "logits.float() / temperature", "logits.float()", ["generation"]),
-    "unequal prompts: a longer one's own tokens ignored": (
-        "generation", "torch.where(position < lengths, prompts[:, position], new)", "new", ["generation"]),
+    "blocks before the first asked for run too": (
+        "gpt", "for layer in range(first, len(self.blocks)):", "for layer in range(len(self.blocks)):", ["gpt"]),
     "rotation: turned the other way": (
         "llama", "torch.cat([-sine, sine], dim=-1)", "torch.cat([sine, -sine], dim=-1)", ["llama"]),
     "rotation ignores the past": (
-        "llama", "rotary_table(past, tokens,", "rotary_table(0, tokens,", ["llama"]),
+        "llama", "cache.positions(tokens)", "torch.arange(tokens, device=x.device)", ["llama"]),
     "llama3 scaling: factor for the fast pairs": (
         "llama", "((turns - low) / (high - low)).clamp(0, 1)", "((high - turns) / (high - low)).clamp(0, 1)",
         ["llama"]),
     "gate and content swapped": (
         "llama", "gate, content = self.expand", "content, gate = self.expand", ["llama"]),
-    "queries and keys of a GGUF file left in its order": (
-        "open_weights", "if family.turned and", "if False and", ["open_weights"]),
-    "tensors of a checkpoint may be left over": (
-        "open_weights", 'problems += [f"unknown {name}" for name in left]', "", ["open_weights"]),
-    "4-bit codes: low and high halves swapped": (
-        "open_weights", "[blocks[:, 4:] & 15, blocks[:, 4:] >> 4]", "[blocks[:, 4:] >> 4, blocks[:, 4:] & 15]",
-        ["open_weights"]),
-    "the chat forgets nothing": (
-        "open_weights", "del messages[len(system) : len(system) + 2]", "raise ValueError('full')", ["open_weights"]),
-    "int8: the scale of a row left out": (
-        "open_weights", "(self.weight * self.scale[:, None])", "self.weight", ["open_weights"]),
-    "the last token but one is read": (
-        "classification", "lengths.to(x.device) - 1]", "(lengths.to(x.device) - 2).clamp(0)]", ["classification"]),
-    "texts are split by their spelling": (
-        "classification", 'f"{seed}:{text_key(text)}"', 'f"{seed}:{text}"', ["classification"]),
-    "features of the wrong block": (
-        "classification", "model.blocks[-blocks].attention", "model.blocks[1 - blocks].attention", ["classification"]),
-    "the final norm is not trained": (
-        "classification", "        classifier.model.final_norm.requires_grad_(True)\n", "", ["classification"]),
-    "accuracy ignores accumulation": (
-        "classification", "loss.training[step * batches : (step + 1) * batches]", "loss.training[step : step + 1]",
-        ["classification"]),
-    "probabilities in the order of lengths": (
-        "classification", "result[places] = logits", "result[len(places) * 0 : len(places)] = logits",
-        ["classification"]),
-    "4 bits: the value of code 0 given as that of code 8": (
-        "open_weights", "(minimum + 8 * step).T", "minimum.T", ["open_weights"]),
-    "keys are not turned": (
-        "attention", "return *rotate(turned).split(sizes[:2], dim=1), value",
-        "query, key = turned.split(sizes[:2], dim=1)\n    return rotate(query), key, value", ["attention", "llama"]),
+    "layers without positions get them": (
+        "llama", "turn = rotation if self.has_positions else None", "turn = rotation", ["llama", "formats/layouts"]),
     "a shared product: every thread takes the first rows": (
         "devices", "return result if bias is None else result + bias",
         "result = result.flatten()[: len(weight) // parts].repeat(parts).view(result.shape)\n"
         "    return result if bias is None else result + bias", ["devices"]),
+    "dropout of attention stays on where it should be off": (
+        "devices", 'kwargs["dropout_p"] = 0.0', "pass", ["devices", "generation"]),
+
+    # text and tokens
+    "target shift: targets are the inputs": (
+        "text", "return window[:-1], window[1:]", "return window[:-1], window[:-1]", ["text"]),
+    "a special token in a text is taken for one": (
+        "tokenizing", "return tokenizer.encode(text, disallowed_special=())",
+        'return tokenizer.encode(text, allowed_special="all")', ["tokenizing", "scale/token_files"]),
+    "texts that come one by one do not end": (
+        "tokenizing", "yield np.array(ids + end, np.int64)", "yield np.array(ids, np.int64)", ["tokenizing"]),
+    "merges in any order": (
+        "tokenizing", "if left not in ranks or right not in ranks or left + right in ranks:", "if False:",
+        ["tokenizing"]),
+
+    # training and generation
+    "decay groups: biases and norms decay too": (
+        "training", '"weight_decay": 0.0', '"weight_decay": weight_decay', ["training"]),
+    "a part with few targets weighs as much as one with many": (
+        "training", "/ total\n", "/ max(1, count) / len(parts)\n", ["training"]),
+    "evaluation: every batch weighs the same": (
+        "training", "return sum(loss * count for loss, count in zip(values, counts) if count) / sum(counts)",
+        "return sum(values) / len(values)", ["training"]),
+    "targets that do not count are counted": (
+        "training", "return int((targets != -100).sum())", "return targets.numel()", ["training"]),
+    "gradients are averaged over the team once too often": (
+        "training", "(weighed * team.size).backward()", "weighed.backward()", ["team:scale/team"]),
+    "gradients are not cleared": (
+        "training", "optimizer.step()\n    optimizer.zero_grad(set_to_none=True)", "optimizer.step()", ["training"]),
+    "loss that is no number is trained on": (
+        "training", "if not math.isfinite(loss + norm):", "if False:", ["training"]),
+    "a changed model is saved": (
+        "training", "if misfits := describe_misfits(described, model.state_dict()):", "if misfits := '':",
+        ["training", "open_weights", "formats/quantized"]),
+    "somebody else's folder is written into": (
+        "training", "check_own_folder(folder)", "pass", ["training"]),
+    "damaged weights are loaded": (
+        "model_files", "if found != (named := WEIGHTS_NAME.fullmatch(path.name).group(1)):",
+        "if (named := '') is None:", ["training"]),
+    "weights stay mapped from the file": (
+        "model_files", "file.get_tensor(name).clone()", "file.get_tensor(name)", ["training"]),
+    "a setting that an older file lacks is an error": (
+        "model_files", "if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING}",
+        "}", ["training"]),
+    "top-p cut: one token too few": (
+        "generation", "cumsum(dim=-1) - probabilities", "cumsum(dim=-1)", ["generation"]),
+    "top-p cut: nothing is cut": (
+        "generation", "before >= top_p", "before > 1", ["generation"]),
+    "spare ids can be chosen": (
+        "generation", "logits = logits[:, : self.vocab_size]", "logits = logits", ["generation"]),
+    "logits that are no numbers choose a token": (
+        "generation", "if not bool(logits.amax(dim=-1).isfinite().all()):", "if False:", ["generation"]),
+    "shorter prompts are padded at the right": (
+        "generation", 'padding_side="left"', 'padding_side="right"', ["generation"]),
+    "what the cache holds is read again": (
+        "generation", "self.ids[:, self.cache.length :]", "self.ids", ["generation"]),
+    "ended rows are dropped and the wrong ones go on": (
+        "generation", "rows = (~ended).nonzero()[:, 0]", "rows = ended.nonzero()[:, 0]", ["generation"]),
+
+    # other people's files
+    "tensors of a checkpoint may be left over": (
+        "formats.layouts", 'problems += [f"unknown {name}" for name in sorted(left - {stored_output})]', "",
+        ["open_weights", "formats/layouts", "formats/weight_files", "formats/gguf"]),
+    "an output layer that is not the embedding is passed over": (
+        "formats.layouts", "same = torch.equal(found, embedding)", "same = True",
+        ["open_weights", "formats/layouts", "formats/weight_files", "formats/gguf"]),
+    "matrices of GPT-2 are written as they lie here": (
+        "formats.layouts", "(part.T if turned else part).contiguous()", "part.contiguous()",
+        ["formats/export", "formats/layouts"]),
+    "4 bits: the value of code 0 given as that of code 8": (
+        "formats.quantized", "(minimum + 8 * step).T", "minimum.T", ["formats/quantized"]),
+    "int8: the scale of a row left out": (
+        "formats.quantized", "(self.weight * self.scale[:, None])", "self.weight", ["formats/quantized"]),
+    "Mistral without a window where its file names none": (
+        "formats.llama", "sliding_window: Size | None = 4096\n\n    def windows(self) -> dict[str, Any]:\n"
+        '        return {"window": self.sliding_window}',
+        "sliding_window: Size | None = None\n\n    def windows(self) -> dict[str, Any]:\n"
+        '        return {"window": self.sliding_window}', ["formats/layouts", "open_weights"]),
+    "SmolLM3: the layers without positions are the others": (
+        "formats.llama", "(layer + 1) % every)]", "layer % every)]", ["formats/layouts", "open_weights"]),
+    "a setting of the rotation that is not known is passed over": (
+        "formats.configs", "for name, value in (self.model_extra or {}).items():", "for name, value in ():",
+        ["formats/layouts", "open_weights", "formats/weight_files"]),
+    "a tokenizer of another model": (
+        "formats.pretrained_tokenizer", "if not vocab_size - spare <= tokenizer.n_vocab <= vocab_size:", "if False:",
+        ["formats/tokenizers"]),
+    "a special token in a message is one": (
+        "formats.chat_templates", "if not tokenizer.special_tokens_set:", "if True:", ["formats/tokenizers", "chat"]),
+    "a local folder with the name of a model is passed over": (
+        "open_weights", "    if path.exists():\n        raise ValueError", "    if False:\n        raise ValueError",
+        ["open_weights"]),
+
+    # classification and instructions
+    "the last token but one is read": (
+        "classification", "lengths.to(x.device) - 1]", "(lengths.to(x.device) - 2).clamp(0)]", ["classification"]),
+    "texts are split by their spelling": (
+        "classification", 'f"{seed}:{text_key(text)}"', 'f"{seed}:{text}"', ["classification"]),
+    "probabilities in the order of lengths": (
+        "classification", "result[places] = logits", "result[len(places) * 0 : len(places)] = logits",
+        ["classification"]),
     "the prompt is learned too": (
         "instructions", "prompt_tokens - 1 if mask_prompt", "0 if mask_prompt", ["instructions"]),
     "the response's first token is not learned": (
@@ -95,74 +187,183 @@ MUTATIONS = {
     "padding is learned": (
         "instructions", "torch.full((len(items), longest), -100)", "torch.zeros(len(items), longest, dtype=torch.long)",
         ["instructions"]),
-    "targets are the inputs": (
+    "targets of a response are its inputs": (
         "instructions", "= ids[first + 1 :]", "= ids[first:-1]", ["instructions"]),
-    "a response has no end": (
-        "instructions", "prompt + response + [end_token(tokenizer, style)]", "prompt + response", ["instructions"]),
-    "the validation set is not read": (
-        "instructions", "return train(model, loader, response_loss, config, held_out)",
-        "return train(model, loader, response_loss, config)", ["instructions"]),
-    "a changed model is saved": (
-        "training", "if misfits := _misfits(empty.state_dict(), model.state_dict()):",
-        "if misfits := '':", ["open_weights"]),
+
+    # long runs
     "checkpoint: what AdamW remembers is not restored": (
-        "checkpoints", 'if p in of_group and f"optimizer.exp_avg.{name}" in names:', "if False:", ["checkpoints"]),
+        "scale.run_state", 'if p in of_group and f"optimizer.exp_avg.{name}" in names:', "if False:",
+        ["scale/checkpoints"]),
     "checkpoint: the place in the data is not restored": (
-        "checkpoints", 'self.loader.restore(about["place"])', "pass", ["checkpoints"]),
+        "scale.run_state", 'self.loader.restore(unpack(about["place"], of_loader))', "pass", ["scale/checkpoints"]),
     "checkpoint: random states are not restored": (
-        "checkpoints", 'self.loader.restore(about["place"])\n        set_random_states(about["random"])',
-        'self.loader.restore(about["place"])', ["checkpoints"]),
+        "scale.run_state", "set_random_states(states[self.team.rank], self.team.device)", "pass",
+        ["scale/checkpoints"]),
+    "checkpoint: every process gets the first one's random state": (
+        "scale.run_state", "set_random_states(states[self.team.rank], self.team.device)",
+        "set_random_states(states[0], self.team.device)", ["team:scale/team", "team:scale/checkpoints"]),
     "checkpoint: a changed setting is let through": (
-        "checkpoints", "if changed := changed_settings(", "if changed := (lambda *_: [])(", ["checkpoints"]),
+        "scale.run_state", 'if changed := self.changed(about["settings"], allow):', "if changed := []:",
+        ["scale/checkpoints"]),
+    "checkpoint: a setting that an older one lacks counts as changed": (
+        "scale.run_state", "before.get(name, self.defaults.get(name))", "before.get(name)", ["scale/checkpoints"]),
     "checkpoint: damage is not looked for": (
-        "checkpoints", "if _checksum(checkpoint / name) != checksum:", "if False:", ["checkpoints"]),
+        "scale.checkpoint_folder", "if checksum_of(self.path / name) != checksum:", "if False:",
+        ["scale/checkpoints"]),
+    "checkpoint: one failed reading is damage": (
+        "scale.checkpoint_folder", "return patiently(self._look) and patiently(self._look)",
+        'return "unreadable" if self._look() else None', ["scale/checkpoints"]),
     "checkpoint: a failed write ends the run": (
-        "checkpoints", "if writing is not None and (error := writing.exception()):",
-        "if writing is not None and (error := writing.result()):", ["checkpoints"]),
-    "team: a process with more rows weighs no more": (
-        "parallel", " * (len(mine[0]) * self.size / rows)", "", ["parallel"]),
+        "scale.checkpoints", "error = writing.exception()", "error = writing.result()", ["scale/checkpoints"]),
+    "team: rows are shared out, each row to the first process": (
+        "scale.team", "tensor[self.rank::self.size]", "tensor[0::self.size]", ["team:scale/team"]),
     "team: each begins with its own weights": (
-        "parallel", "dist.broadcast(tensor.detach(), src=0)", "pass", ["parallel"]),
+        "scale.team", "dist.broadcast(tensor.detach(), src=0)", "pass", ["team:scale/team"]),
+    "team: different batches are not noticed": (
+        "scale.team", "self._seen = zlib.crc32(content.numpy(), self._seen)", "pass", ["team:scale/team"]),
     "windows: targets are the inputs": (
-        "token_files", "ids[:, 1:].contiguous()", "ids[:, :-1].contiguous()", ["token_files"]),
+        "scale.token_windows", "ids[:, 1:].contiguous()", "ids[:, :-1].contiguous()", ["scale/token_files"]),
     "windows: shares ignored": (
-        "token_files", "random.choice(len(files), batch_size, p=shares)", "random.choice(len(files), batch_size)",
-        ["token_files"]),
+        "scale.token_windows", "random.choice(len(self.windows), self.batch_size, p=self.shares)",
+        "random.choice(len(self.windows), self.batch_size)", ["scale/token_files"]),
+    "token shards: a flipped bit is not noticed": (
+        "scale.token_shards", "(found := zlib.crc32(ids)) != self.crc32:", "(found := 0) != 0:",
+        ["scale/token_files"]),
+    "token files: documents do not end": (
+        "scale.encoding", "np.array([self.end_of_text], self.dtype)]", "np.array([], self.dtype)]",
+        ["scale/token_files"]),
+
+    # the command
+    "a damaged model counts as complete": (
+        "cli.contents", "if not content_hash(weights).startswith(wanted):", "if False:", ["cli/runs", "cli/pretrain"]),
+    "data that has changed counts as the same": (
+        "cli.runs", 'before["content"][name].get("content") != now["content"]]', "False]",
+        ["cli/runs", "cli/pretrain"]),
+    "a foreign folder becomes a run": (
+        "cli.runs", 'if not self.folder.is_dir() or any(path.name != ".lock" for path in self.folder.iterdir()):',
+        "if False:", ["cli/runs", "cli/pretrain"]),
+    "an interrupted run says that its last step is saved": (
+        "cli.runs", "        if saved == step:", "        if True:", ["cli/runs", "cli/pretrain"]),
+    "a finished run is finished without its model": (
+        "cli.runs", 'problem = model_problem(self.folder / "model")', "problem = None", ["cli/runs", "cli/pretrain"]),
+
+    # the book
+    "a forgotten return is not started": (
+        "book.exercises.__init__", "if finished and _returned_nothing(verify, answers):", "if False:",
+        ["book/exercises"]),
+    "threads spin as they like": (
+        "threads", "os.environ.setdefault(name, value)", "pass", ["repository/import"]),
 }
 
 
-def red_tests(module: str, before: str, after: str, files: list[str]) -> list[str]:
-    """The tests that fail once `before` reads `after` in one module."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("llmbook", "tests", "tools", "data", "conftest.py", "pyproject.toml"):
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, Path(folder, name))
-        path = Path(folder, "llmbook", f"{module}.py")
-        source = path.read_text(encoding="utf-8")
-        if source.count(before) != 1:
-            sys.exit(f"llmbook/{module}.py holds {before!r} {source.count(before)} times, not once: mend MUTATIONS")
-        path.write_text(source.replace(before, after), encoding="utf-8")
-        # In the copy, pytest puts the copy's own folder first on the path, before the editable installation.
-        command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=no", "--maxfail=4",
-                   "-p", "no:cacheprovider", *[f"tests/test_{name}.py" for name in files]]
-        check = [sys.executable, "-c", "import llmbook; print(llmbook.__file__)"]
-        used = subprocess.run(check, cwd=folder, capture_output=True, text=True).stdout
-        if Path(folder).name not in used:
-            sys.exit(f"the tests would import {used.strip()}, not the broken copy")
-        printed = subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout
-    return re.findall(r"^(?:FAILED|ERROR) tests/(\S+)", printed, re.MULTILINE)
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one mutation."""
+
+    verdict: str  # "noticed", "UNNOTICED", "STALE" or "FAILED"
+    detail: str
+    seconds: float = 0.0
+
+
+def mutated(module: str, before: str, after: str, root: Path = ROOT) -> str:
+    """A module's source with one line broken. Raises ValueError unless `before` occurs in it exactly once."""
+    source = (root / module_path(module).relative_to(ROOT)).read_text(encoding="utf-8")
+    if source.count(before) != 1:
+        raise ValueError(f"llmbook/{module} holds {before!r} {source.count(before)} times, not once: mend MUTATIONS")
+    return source.replace(before, after)
+
+
+def test_files(names: list[str]) -> list[str]:
+    """"gpt" -> tests/test_gpt.py, "scale/team" -> tests/scale/test_team.py; "team:" before it: with that marker."""
+    paths = [Path("tests", name.removeprefix("team:")) for name in names]
+    return [str(path.with_name(f"test_{path.name}.py")) for path in paths]
+
+
+def run_tests(folder: Path, names: list[str], *options: str, tests: Sequence[str] = ()) -> tuple[int, str]:
+    """pytest's exit status and what it printed, in a copy of the repository; of some tests only, if any are given."""
+    marks = "not slow and not book and not gpu" + ("" if any(n.startswith("team:") for n in names) else " and not team")
+    # Of pytest's plugins only the one that pyproject.toml has options for: loading all takes seconds each time.
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider",
+               "-p", "nbval.plugin", "-m", marks, *options, *(tests or test_files(names))]
+    # The copy comes first on the path, before an editable installation and whatever PYTHONPATH says.
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1",
+                   "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def red(printed: str) -> list[str]:
+    """The tests that pytest's summary names as failed."""
+    return re.findall(r"^FAILED tests/(.+?)(?: - .*)?$", printed, re.MULTILINE)
+
+
+def judge(status: int, printed: str) -> tuple[str, str]:
+    """Verdict and detail from pytest's exit status: 0 all passed, 1 some failed, else it did not run them all."""
+    if status == 0:
+        return "UNNOTICED", "by the tests named"
+    if status == 1 and red(printed):
+        return "noticed", red(printed)[0]
+    last = [line for line in printed.splitlines() if line.strip()]
+    return "FAILED", f"pytest ended with {status}: {last[-1] if last else 'nothing printed'}"
+
+
+def copy_repository(folder: Path) -> None:
+    for name in COPIED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    used = subprocess.run([sys.executable, "-c", "import llmbook; print(llmbook.__file__)"], cwd=folder,
+                          env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True).stdout
+    if not Path(used.strip()).is_relative_to(folder.resolve()):
+        raise RuntimeError(f"the tests would import {used.strip()}, not the broken copy")
+
+
+def outcome(folder: Path, module: str, before: str, after: str, names: list[str]) -> Outcome:
+    """Break one line in the copy in `folder`, run the tests, mend it again.
+
+    A test that is red without the mutation too has noticed nothing, and is left out of a second run.
+    """
+    path = folder / module_path(module).relative_to(ROOT)
+    whole, start, deselected = path.read_text(encoding="utf-8"), time.perf_counter(), []
+    try:
+        broken = mutated(module, before, after, folder)
+        while True:
+            path.write_text(broken, encoding="utf-8")
+            verdict, detail = judge(*run_tests(folder, names, "--maxfail=1", *deselected))
+            path.write_text(whole, encoding="utf-8")
+            if verdict != "noticed" or run_tests(folder, names, tests=[f"tests/{detail}"])[0] == 0:
+                break
+            deselected.append(f"--deselect=tests/{detail}")
+    except ValueError as problem:
+        verdict, detail = "STALE", str(problem)
+    finally:
+        path.write_text(whole, encoding="utf-8")
+    return Outcome(verdict, detail, time.perf_counter() - start)
 
 
 def main() -> int:
-    unnoticed, modules = 0, sys.argv[1:]  # `python -m tests.mutations gpt text` for some modules only
-    for name, mutation in MUTATIONS.items():
-        if modules and mutation[0] not in modules:
-            continue
-        red = red_tests(*mutation)
-        unnoticed += not red
-        print(f"{name}:", *(f"    {test}" for test in red or ["noticed by no test"]), sep="\n", flush=True)
-    print(f"\n{unnoticed} unnoticed")
-    return int(unnoticed > 0)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("modules", nargs="*", help="modules or packages to break, such as training or cli; all if none")
+    parser.add_argument("--jobs", type=int, default=1, help="how many mutations at a time")
+    options = parser.parse_args()
+    chosen = {name: mutation for name, mutation in MUTATIONS.items() if not options.modules
+              or any(mutation[0] == part or mutation[0].startswith(f"{part}.") for part in options.modules)}
+    shares = [list(chosen.items())[job :: options.jobs] for job in range(options.jobs)]
+    width, results = max(map(len, chosen)), {}
+
+    def work(share: list) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            copy_repository(Path(folder))
+            for name, mutation in share:
+                results[name] = found = outcome(Path(folder), *mutation)
+                print(f"{name:{width}}  {mutation[0]:24}  {found.seconds:5.0f} s  {found.verdict:9}  {found.detail}",
+                      flush=True)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(work, shares))
+    counts = {verdict: sum(found.verdict == verdict for found in results.values())
+              for verdict in ("noticed", "UNNOTICED", "STALE", "FAILED")}
+    print("\n" + ", ".join(f"{number} {verdict.lower()}" for verdict, number in counts.items()))
+    return int(counts["noticed"] < len(chosen))
 
 
 if __name__ == "__main__":

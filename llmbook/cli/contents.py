@@ -36,7 +36,8 @@ def fingerprint(path: Path, before: Mapping[str, Any] | None = None) -> dict[str
         about = file.stat()
         written.update(f"{file.relative_to(path).as_posix()}\0{about.st_size}\0{about.st_mtime_ns}\n".encode(
             "utf-8", "surrogateescape"))
-    if before is not None and before.get("written") == written.hexdigest():
+    known = before is not None and isinstance(before.get("content"), str)
+    if known and before.get("written") == written.hexdigest():
         return dict(before)
     content = sha256()
     for file in files:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..files import is_first, replace_file
 from .corpora import find_source
-from .errors import UsageError
+from .errors import UsageError, naming
 from .settings import Settings
 from .terminal import say, shows_progress
 
@@ -85,8 +85,14 @@ class TextReader:
             return TokenFiles(folder)
         if processes is None and self.sample(source)[1] is None:
             processes = 1  # starting more would take longer than the work
-        return write_token_files(source, folder, tokenizer, self.column, processes, progress=shows_progress(),
-                                 separator=self.separator)
+        try:
+            with naming(folder):
+                return write_token_files(source, folder, tokenizer, self.column, processes, progress=shows_progress(),
+                                         separator=self.separator)
+        except ValueError as error:
+            if isinstance(source, Path):
+                raise ValueError(str(error).replace("the source", str(source), 1)) from error
+            raise
 
 
 def held_out_windows(files: Sequence[Any], share: float, context: int, most: int) -> Any:
@@ -154,15 +160,21 @@ class Data:
         share = self.validation if isinstance(self.validation, float) else 0
         return int(sum(tokens for tokens, _ in counts) * (1 - share)), about
 
-    def loaders(self, folder: Path, tokenizer: Any, context: int, batch_size: int, seed: int, eval_batches: int,
-                ) -> tuple[Any, list | None]:
-        """Endless batches to train on, and the held-out ones. Text becomes token files in `folder` first."""
-        from ..scale.token_windows import TokenWindows
+    @staticmethod
+    def _prepare(folder: Path, tokenizer: Any) -> None:
         from ..text import save_tokenizer
 
         if is_first() and not (folder / "tokenizer.json").is_file():
             folder.mkdir(parents=True, exist_ok=True)
             save_tokenizer(tokenizer, folder / "tokenizer.json")
+
+    def loaders(self, folder: Path, tokenizer: Any, context: int, batch_size: int, seed: int, eval_batches: int,
+                ) -> tuple[Any, list | None]:
+        """Endless batches to train on, and the held-out ones. Text becomes token files in `folder` first."""
+        from ..scale.token_windows import TokenWindows
+
+        with naming(folder):
+            self._prepare(folder, tokenizer)
         files = [self.reader.write(source, folder / f"train-{number}", tokenizer)
                  for number, source in enumerate(self.sources)]
         others = None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["UsageError", "naming", "one_line"]
+__all__ = ["UsageError", "naming", "one_line", "plain_reason"]
 
 
 class UsageError(Exception):
@@ -65,9 +65,42 @@ def _encoding_problem(error: UnicodeError) -> str:
     return str(error)
 
 
+# An exception that another one quotes, as in "is damaged (KeyError('tokens'))".
+_QUOTED = re.compile(r"""\b([A-Z]\w*)?Error\((?:(["'])(.*?)\2)?(?:, .*?)?\)(?=$|[\s):;,])""")
+# Sentences of the libraries below that say what is wrong and not what to do.
+_ADVICE = (
+    ("is not a tokenizer file", "give another file, or write it again with llmbook.text.save_tokenizer"),
+    ("holds no entry", "give a file with at least two"),
+    ("unknown configuration keys", "take them out, or save the model again"),
+    ("missing configuration keys", "add them, or save the model again"),
+    ("does not fit its configuration", "download the folder again, or save the model anew"),
+    ("does not fit the model", "save the model again, or copy the whole folder again"),
+)
+
+
+def plain_reason(error: BaseException | str) -> str:
+    """What an exception says, in words for a reader: without the names of Python's exceptions."""
+    text = " ".join((repr(error) if isinstance(error, BaseException) else error).split())
+
+    def in_words(found: re.Match[str]) -> str:
+        kind, _, inside = found.groups()
+        if kind == "Key":
+            return f"it has no {inside!r}"
+        if kind in ("Type", "Attribute", "Index") or not inside:
+            return "it holds something else than it should"
+        if kind == "Recursion":
+            return "it is nested too deeply"
+        return inside if kind != "UnicodeDecode" else "it is not UTF-8"
+
+    return _QUOTED.sub(in_words, text)
+
+
 def one_line(error: BaseException) -> str:
     """An error in one line, with a remedy where it brings none itself."""
-    text = " ".join(str(error).split())
+    text = plain_reason(str(error))
+    for sentence, advice in _ADVICE:
+        if sentence in text and advice.split(",")[0] not in text:
+            text = f"{text}: {advice}"
     if isinstance(error, OSError) and error.errno is not None:
         return _system_error(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(text)):

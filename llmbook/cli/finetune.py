@@ -73,7 +73,7 @@ def _entries(arguments: argparse.Namespace, share: float, held_out_file: str | N
         parts = split_instructions(entries, (1 - share, share), seed)
     if not all(map(len, parts)):
         raise ValueError(f"{arguments.data}: --validation {arguments.validation} leaves {len(parts[0])} entries to "
-                         f"train on and {len(parts[1])} held out: both need some")
+                         f"train on and {len(parts[1])} held out, and both need some: change it, or give more entries")
     return parts
 
 
@@ -105,7 +105,7 @@ def _train(arguments: argparse.Namespace, settings: Any, started: Any, source: s
     history = finetune_instructions(model, training, validation, arguments.epochs, batch_size, seed=seed, **given,
                                     checkpoints=checkpoints, on_step=reports,
                                     **team_argument(settings, finetune_instructions))
-    code = started.end(history, model, tokenizer, source)
+    code = started.end(history, model, tokenizer)
     if code == 0 and is_first():
         after = held_out_loss(load_model(started.folder / "model", next(model.parameters()).device), validation)
         say(f"held-out loss after: {after:.3f} nats a token (before: {before:.3f})")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import types
-from typing import Any
 
 from .errors import UsageError
 from .text_input import check_text, whole_input
@@ -24,24 +21,22 @@ def run(arguments: argparse.Namespace) -> int:
     import_torch()
     import torch
 
+    from ..formats.decoding import TextStream
+    from ..formats.tokenizers import encode_prompt, end_tokens
     from ..generation import stream
     from .models import open_model
 
     model, tokenizer = open_model(arguments.model, arguments.tokenizer, arguments.device, arguments.dtype)
-    ids = torch.tensor([tokenizer.encode(prompt, allowed_special="all")])  # (1, tokens)
-    ends = [tokenizer.encode(token, allowed_special="all")[0] for token in ("<|endoftext|>", "<|im_end|>")
-            if token in tokenizer.special_tokens_set]
+    ids, ends = torch.tensor([encode_prompt(tokenizer, prompt)]), end_tokens(tokenizer)  # (1, tokens)
+    if ids.numel() == 0:
+        raise UsageError(f"the prompt {prompt!r} has no tokens: give a few words to go on from")
     tokens = stream(model, ids, arguments.max_new_tokens, arguments.temperature, arguments.top_k, arguments.top_p,
                     ends, arguments.seed)
     print(prompt, end="", flush=True)
-    for piece in _pieces(tokens, tokenizer, ends):
-        print(piece, end="", flush=True)
-    print()
+    text = TextStream(tokenizer)
+    for token in tokens:
+        if int(token) in ends:
+            break
+        print(text.push(int(token)), end="", flush=True)
+    print(text.finish())
     return 0
-
-
-def _pieces(tokens: Any, tokenizer: Any, ends: list[int]) -> Any:
-    from ..open_weights import _decode
-
-    before_end = itertools.takewhile(lambda token: int(token) not in ends, tokens)
-    return _decode(before_end, types.SimpleNamespace(tokenizer=tokenizer, stop=None))

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..files import replace_file
 from .contents import saved_steps
+from .device import find_device
 from .errors import UsageError, naming
 
 __all__ = ["FoundModel", "find_model", "keep_tokenizer", "open_model"]
@@ -88,7 +89,7 @@ def open_model(name: str, tokenizer: str | None = None, device: str | None = Non
     found = find_model(name)
     if sys.stderr is not None and sys.stderr.isatty():
         print(f"loading {name} ...", file=sys.stderr, flush=True)
-    where, number_format = _device(device), None
+    where, number_format = find_device(device, "--device"), None
     if dtype or training:
         number_format = _number_format(dtype or "float32")
     model, own = _load(found, where, number_format)
@@ -120,25 +121,6 @@ def _never_write(model: Any, n_vocab: int) -> None:
     else:
         inner = model.lm_head
         model.lm_head = lambda hidden: without_spare(inner(hidden))
-
-
-def _device(name: str | None) -> Any:
-    """A device that is there. Raises UsageError for another."""
-    import torch
-
-    from ..devices import best_device
-
-    if name is None:
-        return best_device()
-    try:
-        torch.empty(0, device=(device := torch.device(name)))
-    except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:80]
-        raise UsageError(f"--device is {name!r}, which is not to be had here ({reason}): choose cpu, cuda or mps, or "
-                         f"leave it out for {best_device()}") from None
-    if device.type == "meta":
-        raise UsageError("--device is 'meta', which computes nothing: choose cpu, cuda or mps")
-    return device
 
 
 def _number_format(name: str) -> Any:
@@ -175,12 +157,12 @@ def _load_saved(folder: Path) -> Any:
 
 def _of_checkpoint(found: FoundModel) -> Any:
     """The model of a checkpoint, which may be one of a run that is going on: nothing is written or locked."""
-    from ..scale.checkpoint_folder import Checkpoint
+    from ..scale.checkpoint_folder import RunCheckpoint
 
     for attempt in range(3):  # the run may remove a checkpoint while it is read
         path = found.path if attempt == 0 or found.run is None else _of_run(found.name, found.run).path
         try:
-            checkpoint = Checkpoint(path)
+            checkpoint = RunCheckpoint(path)
             if problem := checkpoint.problem():
                 if not path.exists():
                     continue
@@ -235,7 +217,7 @@ def _own_tokenizer(found: FoundModel) -> Any:
 
 def _read_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder, in the book's format or in that of Hugging Face. None if there is none."""
-    from ..formats.tokenizers import _folder_tokenizer
+    from ..formats.tokenizers import tokenizer_of_folder
     from ..text import load_tokenizer
 
     path = folder / "tokenizer.json"
@@ -243,19 +225,17 @@ def _read_tokenizer(folder: Path) -> Any:
         return None
     with naming(path):
         own = '"tokens":' in path.read_bytes()[:100_000_000].decode("utf-8")
-    return load_tokenizer(path) if own else _folder_tokenizer(folder)
+    return load_tokenizer(path) if own else tokenizer_of_folder(folder)
 
 
 def _tokenizer_of(found: FoundModel) -> Any:
     """The tokenizer of any model, without its weights."""
     from ..assets import fetch
-    from ..formats.gguf import GGUFCheckpoint
-    from ..formats.tokenizers import _folder_tokenizer, _gguf_tokenizer
+    from ..formats.tokenizers import tokenizer_of
 
     if found.kind != "other":
         return _own_tokenizer(found)
-    path = found.path if found.path.exists() else fetch(found.name)
-    return _folder_tokenizer(path) if path.is_dir() else _gguf_tokenizer(GGUFCheckpoint(path))
+    return tokenizer_of(found.path if found.path.exists() else fetch(found.name))
 
 
 _PROBE = ("The clock in the captain's kitchen said 12:45, and nobody (not even Mira) looked up.\n"
@@ -286,21 +266,17 @@ def _given_tokenizer(name: str, model: str, own: Any, found: FoundModel) -> Any:
     return chosen
 
 
-def keep_tokenizer(tokenizer: Any, folder: Path, source: str | None = None) -> None:
-    """Write a tokenizer into a model's folder, and what it can be recognised by.
-
-    source: the model that it came with, whose files are copied where the book's format cannot hold it.
-    """
+def keep_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer into a model's folder, and what it can be recognised by: the book's own in its format, other
+    people's in that of Hugging Face."""
+    from ..formats.tokenizers import PretrainedTokenizer, save_tokenizer_files
     from ..scale.encoding import tokenizer_fingerprint
     from ..text import save_tokenizer
 
+    if isinstance(tokenizer, PretrainedTokenizer):
+        save_tokenizer_files(tokenizer, folder)
+    else:
+        save_tokenizer(tokenizer, folder / "tokenizer.json")
+    (folder / "tokenizer_of.json").unlink(missing_ok=True)
     replace_file(folder / "tokenizer_fingerprint.json", json.dumps(
         {"fingerprint": tokenizer_fingerprint(tokenizer), "tokens": tokenizer.n_vocab}).encode())
-    try:
-        save_tokenizer(tokenizer, folder / "tokenizer.json")
-    except (ValueError, AttributeError):  # not a tokenizer that the book's format can hold
-        if source is None:
-            raise
-        where = str(Path(source).resolve()) if Path(source).exists() else source
-        replace_file(folder / "tokenizer_of.json", json.dumps({"model": where}).encode())
-

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .errors import UsageError
 
@@ -19,6 +20,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse's, which keeps quiet about what it could not write."""
+        if message:
+            (file or sys.stderr).write(message)
 
 
 def _run(name: str) -> Callable[[argparse.Namespace], int]:
@@ -145,8 +151,8 @@ def _writing_flags(added: Parser, temperature: float | None) -> None:
     added.add_argument("--temperature", type=_number(float, 0), default=temperature, metavar="X",
                        help="0: always the likeliest token; higher: more varied (0.7)")
     added.add_argument("--top-k", type=_number(int, 1), metavar="N", help="choose among the N likeliest tokens only")
-    added.add_argument("--top-p", type=_number(float), metavar="X", help="choose among the likeliest tokens that "
-                       "together have this probability")
+    added.add_argument("--top-p", type=_number(float, 1e-9, 1), metavar="X", help="choose among the likeliest tokens "
+                       "that together have this probability")
     added.add_argument("--seed", type=_number(int, 0, 2**63 - 1), metavar="N", help="the same text each time")
     added.add_argument("--device", metavar="NAME", help="cpu, cuda or mps; the best there is if not given")
     added.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="the number format of the weights; "

@@ -47,6 +47,9 @@ def _run(arguments: list[str]) -> int:
         parsed = parser.parse_args(arguments)
     except SystemExit as end:  # after --help or --version
         return int(end.code or 0)
+    for name, value in vars(parsed).items():  # what argparse makes of --flag=--
+        if value == [] and name != "set" or isinstance(value, list) and [] in value:
+            raise UsageError(f"--{name.replace('_', '-')} is '--': give it a value")
     if not hasattr(parsed, "run"):
         parser.print_help()
         return 0

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from ..files import is_first, replace_file
 from .contents import fingerprint, model_problem, saved_steps
-from .errors import naming
+from .errors import naming, plain_reason
 from .settings import Settings
 from .terminal import say
 
@@ -46,7 +46,7 @@ class Run:
         given = {f"{section}.{key}": value for section in ("model", "data", "training")
                  for key, value in settings.values.get(section, {}).items() if (section, key) not in _FREE}
         self.note = json.loads(json.dumps({"command": command, **(about or {}), **given}, default=str))
-        self.path, self.finished, self.lock = self.folder / "run.json", None, None
+        self.path, self.finished, self.lock, self.keeper = self.folder / "run.json", None, None, None
         self.new, self.content = not self.path.is_file(), {}
         before = None if self.new else self._read()
         if before is None:
@@ -63,8 +63,10 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
         self.release()
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(self.folder)  # writing, other than opening, does not know its file
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -73,7 +75,7 @@ class Run:
             return {"settings": dict(found["settings"]), "content": dict(found.get("content", {})),
                     "finished": None if found["finished"] is None else dict(found["finished"])}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{self.path} is damaged ({error!r}): choose another --out") from None
+            raise ValueError(f"{self.path} is damaged ({plain_reason(error)}): choose another --out") from None
 
     def _refuse_strangers(self) -> None:
         if not is_first() or not self.folder.exists():
@@ -149,6 +151,13 @@ class Run:
             raise ValueError(f"{self.folder} was complete, but of its model {problem}, and no checkpoint is left in "
                              f"{self.checkpoint_folder}: choose another --out to train it again")
         say(f"{self.folder} was complete, but of its model {problem}: writing it again from the last checkpoint")
+        self._clear_model()
+
+    def _clear_model(self) -> None:
+        """Take out of the model's folder, which this run wrote, what would keep `save_model` from writing there."""
+        if is_first():
+            for name in ("config.json", "generation_config.json"):
+                (self.folder / "model" / name).unlink(missing_ok=True)
 
     def write(self, finished: Mapping[str, Any] | None = None) -> None:
         """Write `run.json`; makes the folder if need be."""
@@ -176,9 +185,10 @@ class Run:
         from ..scale.checkpoints import Checkpoints
 
         given = {**self.settings.values["checkpoints"], "folder": str(self.checkpoint_folder)}
-        return self.settings.make("checkpoints", Checkpoints, **given)
+        self.keeper = self.settings.make("checkpoints", Checkpoints, **given)
+        return self.keeper
 
-    def save(self, model: Any, tokenizer: Any, source: str | None = None) -> Path:
+    def save(self, model: Any, tokenizer: Any) -> Path:
         """Write the model and its tokenizer, so that `llmbook generate --model` opens both. All processes must call
         it."""
         from ..training import save_model
@@ -188,22 +198,22 @@ class Run:
         with naming(folder):
             save_model(model, folder)
             if is_first():
-                keep_tokenizer(tokenizer, folder, source)
+                keep_tokenizer(tokenizer, folder)
         return folder
 
-    def end(self, history: Any, model: Any, tokenizer: Any, source: str | None = None) -> int:
+    def end(self, history: Any, model: Any, tokenizer: Any) -> int:
         """After training: save the model, or say where an interrupted run goes on. Returns the exit code."""
         if history.interrupted:
             self._say_interrupted(len(history.steps))
             return 130
-        folder = self.save(model, tokenizer, source)
+        folder = self.save(model, tokenizer)
         self.write({"steps": len(history.steps)})
         say(f"the model is in {folder}")
         return 0
 
     def _say_interrupted(self, step: int) -> None:
         """What is on the disk is what counts: a second Ctrl-C may come before the last step is saved."""
-        saved = next(iter(saved_steps(self.checkpoint_folder)), 0)
+        saved = self.keeper.saved_step
         if saved == step:
             say(f"interrupted after step {step:,}, which is saved: the same command goes on from there")
         elif saved:

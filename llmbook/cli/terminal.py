@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from ..files import is_first
+from .errors import naming
 
 __all__ = ["say", "shows_progress"]
 
@@ -14,8 +15,9 @@ def say(text: str) -> None:
     if is_first():
         from tqdm import tqdm
 
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        with naming("the standard output"):
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
 
 
 def shows_progress() -> bool:

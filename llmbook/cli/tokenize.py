@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .errors import UsageError
+from .errors import UsageError, naming
 
 __all__ = ["run"]
 
@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         tokenizer = reader.tokenizer(choice, [source])
     files = reader.write(source, folder, tokenizer, arguments.processes)
-    save_tokenizer(tokenizer, kept)
+    with naming(kept):
+        save_tokenizer(tokenizer, kept)
     say(f"{len(files):,} tokens in {len(files.shards)} files in {folder}")
     return 0
 

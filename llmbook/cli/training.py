@@ -6,17 +6,20 @@ import inspect
 from typing import Any
 
 from ..files import process_place
+from .device import find_device
 from .settings import Settings
 
 __all__ = ["config_settings", "team_argument", "train_with_team"]
 
 
 def config_settings(settings: Settings) -> dict[str, Any]:
-    """What [training] gives to `TrainingConfig`: all but what the command itself uses."""
+    """What [training] gives to `TrainingConfig`: all but what the command itself uses. Raises UsageError for a device
+    that is not here."""
     from dataclasses import fields
 
     from ..training import TrainingConfig
 
+    find_device(settings.get("training", "device"), settings.place("training", "device"))
     known = {item.name for item in fields(TrainingConfig)}
     return {key: value for key, value in settings.values["training"].items() if key in known}
 

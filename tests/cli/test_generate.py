@@ -1,13 +1,16 @@
-"""The command: generate."""
+"""Continuing a text: what is printed, in which characters, and where it ends."""
 
 import io
+import json
 
 import torch
 
 from llmbook.cli.main import main
+from llmbook.formats.tokenizers import tokenizer_of
 from llmbook.generation import generate
 from llmbook.text import load_tokenizer
 from llmbook.training import load_model
+from tests.cli.test_models import pretrained_folder
 
 
 def test_generate_writes_what_the_function_does(chat_model, call, monkeypatch):
@@ -34,3 +37,23 @@ def test_generation_ends_with_the_document(chat_model, call, monkeypatch):
     end = load_tokenizer(chat_model / "tokenizer.json").encode("<|endoftext|>", allowed_special="all")
     monkeypatch.setattr("llmbook.generation.stream", lambda *_: iter([torch.tensor([65]), torch.tensor(end)]))
     assert call("generate", "--model", chat_model, "x") == (0, "xA\n", "")
+
+
+def test_the_space_before_the_first_new_word_is_kept(tmp_path, call, monkeypatch):  # finding A8
+    folder = pretrained_folder(tmp_path / "other")
+    the = tokenizer_of(folder).encode("a the")[-1:]  # one token, " the"
+    assert tokenizer_of(folder).decode(the) == "the"  # alone it has lost its space
+    monkeypatch.setattr("llmbook.generation.stream", lambda *_: iter([torch.tensor(the), torch.tensor(the)]))
+    assert call("generate", "--model", folder, "Hello") == (0, "Hello the the\n", "")
+
+
+def test_a_text_ends_at_any_end_token_and_begins_as_the_model_wants(tmp_path, call, monkeypatch):  # finding A6
+    folder, seen = pretrained_folder(tmp_path / "other"), []
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "bos_token": "<s>",
+                                                              "add_bos_token": True}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [70, 2]}))
+    for end in (70, 2):
+        monkeypatch.setattr("llmbook.generation.stream", lambda model, ids, *_, end=end: seen.append(
+            ids.tolist()) or iter([torch.tensor([68]), torch.tensor([end]), torch.tensor([69])]))
+        assert call("generate", "--model", folder, "H") == (0, "HA\n", "")
+    assert seen[0][0][0] == 1

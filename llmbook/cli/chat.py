@@ -113,9 +113,9 @@ class Conversation:
         """That an answer was cut, and how fast it came."""
         tokens = len(self.talk.tokenizer.encode(answer, disallowed_special=())) if answer else 0
         limit = self.talk.max_new_tokens
-        if self.talk.cut and not stopped:
+        if getattr(self.talk, "cut", False) and not stopped:
             self._aside(f"cut after {limit:,} tokens: --max-new-tokens {2 * limit} allows longer answers")
-        if self.talk.notice:
+        if getattr(self.talk, "notice", ""):
             self._aside(self.talk.notice)
         if self.terminal and tokens:
             self._aside(f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.1f} per second")

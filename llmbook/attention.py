@@ -148,7 +148,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float =
 
     Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.2.1; shared keys and
         values: Ainslie et al., "GQA" (2023), section 2.2; windows: Beltagy et al., "Longformer"
-        (2020), section 3.1.
+        (2020), whose pattern also looks ahead.
     """
     tokens, length = query.shape[2], key.shape[2]
     past = length - tokens
@@ -184,7 +184,8 @@ class MultiHeadAttention(nn.Module):
     Raises ValueError if the sizes do not divide, or x or the cache has other sizes.
 
     Source: Vaswani et al. (2017), section 3.2; fewer key-value heads: Ainslie et al., "GQA" (2023);
-        norms of queries and keys: Henry et al., "Query-Key Normalization for Transformers" (2020).
+        norms of queries and keys: Dehghani et al., "Scaling Vision Transformers to 22 Billion
+        Parameters" (2023), where they are layer norms.
     """
 
     def __init__(self, d_model: int, n_heads: int, dropout: float = 0.0, bias: bool = False,

@@ -73,14 +73,15 @@ class Team(Protocol):
     device: torch.device
 
     def share(self, model: nn.Module, loss_fn: LossFunction) -> LossFunction:
-        """Prepare a model; returns what to call in place of `loss_fn`, with the same arguments."""
+        """Prepare a model; returns what to call in place of `loss_fn`, with the same arguments and attributes (its
+        rule of counting, `count_targets`, where it has one)."""
 
     def own_rows(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """This process's rows of a batch, each tensor (batch, ...) -> (own rows, ...)."""
 
     def exchange(self, last: bool) -> AbstractContextManager:
-        """The context of one of a step's backward passes; gradients are exchanged in the last only. They become the
-        mean over the processes."""
+        """The context of one of a step's forward and backward passes; gradients are exchanged in the last only. They
+        become the mean over the processes."""
 
     def sum(self, number: float) -> float:
         """A number added up over the processes."""

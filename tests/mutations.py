@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from tests.support.repository import ROOT, module_path
@@ -279,12 +279,12 @@ def test_files(names: list[str]) -> list[str]:
     return [str(path.with_name(f"test_{path.name}.py")) for path in paths]
 
 
-def run_tests(folder: Path, names: list[str], *options: str) -> tuple[int, str]:
-    """pytest's exit status and what it printed, in a copy of the repository."""
+def run_tests(folder: Path, names: list[str], *options: str, tests: Sequence[str] = ()) -> tuple[int, str]:
+    """pytest's exit status and what it printed, in a copy of the repository; of some tests only, if any are given."""
     marks = "not slow and not book and not gpu" + ("" if any(n.startswith("team:") for n in names) else " and not team")
     # Of pytest's plugins only the one that pyproject.toml has options for: loading all takes seconds each time.
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider",
-               "-p", "nbval.plugin", "-m", marks, *options, *test_files(names)]
+               "-p", "nbval.plugin", "-m", marks, *options, *(tests or test_files(names))]
     # The copy comes first on the path, before an editable installation and whatever PYTHONPATH says.
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1",
                    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -294,7 +294,7 @@ def run_tests(folder: Path, names: list[str], *options: str) -> tuple[int, str]:
 
 def red(printed: str) -> list[str]:
     """The tests that pytest's summary names as failed."""
-    return re.findall(r"^FAILED tests/(\S+)", printed, re.MULTILINE)
+    return re.findall(r"^FAILED tests/(.+?)(?: - .*)?$", printed, re.MULTILINE)
 
 
 def judge(status: int, printed: str) -> tuple[str, str]:
@@ -317,28 +317,24 @@ def copy_repository(folder: Path) -> None:
         raise RuntimeError(f"the tests would import {used.strip()}, not the broken copy")
 
 
-@cache
-def red_as_it_is(folder: Path, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The tests that are red without any mutation: they notice nothing."""
-    status, printed = run_tests(folder, list(names))
-    if status not in (0, 1):
-        raise RuntimeError(judge(status, printed)[1])
-    return tuple(red(printed))
-
-
 def outcome(folder: Path, module: str, before: str, after: str, names: list[str]) -> Outcome:
-    """Break one line in the copy in `folder`, run the tests, mend it again."""
+    """Break one line in the copy in `folder`, run the tests, mend it again.
+
+    A test that is red without the mutation too has noticed nothing, and is left out of a second run.
+    """
     path = folder / module_path(module).relative_to(ROOT)
-    whole, start = path.read_text(encoding="utf-8"), time.perf_counter()
+    whole, start, deselected = path.read_text(encoding="utf-8"), time.perf_counter(), []
     try:
         broken = mutated(module, before, after, folder)
-        deselect = [f"--deselect=tests/{test}" for test in red_as_it_is(folder, tuple(names))]
-        path.write_text(broken, encoding="utf-8")
-        verdict, detail = judge(*run_tests(folder, names, "--maxfail=1", *deselect))
+        while True:
+            path.write_text(broken, encoding="utf-8")
+            verdict, detail = judge(*run_tests(folder, names, "--maxfail=1", *deselected))
+            path.write_text(whole, encoding="utf-8")
+            if verdict != "noticed" or run_tests(folder, names, tests=[f"tests/{detail}"])[0] == 0:
+                break
+            deselected.append(f"--deselect=tests/{detail}")
     except ValueError as problem:
         verdict, detail = "STALE", str(problem)
-    except RuntimeError as problem:
-        verdict, detail = "FAILED", f"without the mutation already: {problem}"
     finally:
         path.write_text(whole, encoding="utf-8")
     return Outcome(verdict, detail, time.perf_counter() - start)

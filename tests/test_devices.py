@@ -66,3 +66,67 @@ def test_one_row_in_float32_is_shared_out_and_nothing_else(monkeypatch):
         layer.bfloat16()(torch.ones(1, 8, dtype=torch.bfloat16))
     layer.float()(torch.ones(1, 8)).sum().backward()
     assert len(shared) == 1
+
+
+def test_a_device_by_its_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert devices.chosen_device() == devices.best_device() == torch.device("cpu")
+    assert devices.chosen_device("cpu") == devices.chosen_device(torch.device("cpu")) == torch.device("cpu")
+    for name in ("cuda", "cuda:1", "mps"):  # finding A20: one policy, and one line where it cannot be kept
+        with pytest.raises(ValueError, match=f"device is '{name}', and PyTorch finds none here: use 'cpu'"):
+            devices.chosen_device(name)
+    for name in ("gpu", 3.5, ""):
+        with pytest.raises(ValueError, match=f"device is {name!r}: use 'cpu', 'cuda', 'mps'"):
+            devices.chosen_device(name)
+
+
+@pytest.mark.parametrize("device, native, expected", [
+    ("cpu", True, torch.float32), ("cuda", True, torch.bfloat16), ("cuda", False, torch.float32)])
+def test_the_number_format_for_use(monkeypatch, device, native, expected):
+    monkeypatch.setattr(devices, "has_native_bfloat16", lambda device: native)
+    assert devices.inference_dtype(device) == expected
+
+
+def test_what_a_layer_computes_in():
+    weight = torch.zeros(2, 2)
+    assert devices.activation_dtype(weight) == torch.float32
+    assert devices.activation_dtype(weight.bfloat16()) == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert devices.activation_dtype(weight) == torch.bfloat16
+
+
+class Dropping(torch.nn.Module):
+    """Every way in which PyTorch drops something out."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Dropout(0.9), torch.nn.AlphaDropout(0.9), torch.nn.Dropout1d(0.9)])
+
+    def forward(self, x):
+        functional = torch.nn.functional
+        for layer in self.layers:
+            x = layer(x)
+        x = functional.dropout(x, 0.9, self.training)
+        return functional.scaled_dot_product_attention(x, x, x, dropout_p=0.9 if self.training else 0.0)
+
+
+def test_without_dropout_a_model_computes_as_in_evaluation_mode_and_stays_as_it_is():
+    model, x = Dropping(), torch.randn(2, 5, 8)
+    expected = model.eval()(x)
+    for mode in (True, False):
+        model.train(mode)
+        with devices.without_dropout(model):
+            assert torch.equal(model(x), expected)
+            assert model.training is mode
+    model.train()
+    assert not torch.equal(model(x), expected)
+
+
+def test_evaluation_mode_gives_each_part_its_mode_back_whatever_happens():
+    model = Dropping()
+    model.layers[1].eval()
+    with pytest.raises(RuntimeError), devices.evaluation_mode(model):
+        assert not any(module.training for module in model.modules())
+        raise RuntimeError
+    assert [module.training for module in model.modules()] == [True, True, True, False, True]

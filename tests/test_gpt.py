@@ -92,6 +92,7 @@ def test_logits_equal_transformers_through_both_caches():
             assert torch.allclose(model(ids[:, start:end], cache), theirs.logits, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_logits_equal_transformers_at_the_size_of_gpt2():
     torch.manual_seed(0)
     model = GPT(GPTConfig.preset("gpt2")).eval()
@@ -364,6 +365,36 @@ def test_a_bfloat16_model_is_close_to_float32():
     assert logits.dtype == torch.bfloat16
     for found in (logits, torch.cat(parts, dim=1)):
         assert (found.float() - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_padded_rows_equal_each_alone():
+    """Finding A19: texts of 3, 11 and 20 tokens in one pass, and then on, token by token."""
+    model, lengths = shaken(), [3, 11, 20]
+    texts = [random_ids(TINY, 1, length + 4)[0] for length in lengths]
+    padding = torch.tensor([20 - length for length in lengths])
+    cache = model.new_cache(3, padding=padding)
+    first = torch.stack([torch.cat([torch.zeros(20 - length, dtype=torch.long), text[:length]])
+                         for text, length in zip(texts, lengths)])
+    found = [model(first, cache)[:, -1:]]
+    for step in range(4):
+        column = torch.stack([text[length + step] for text, length in zip(texts, lengths)])
+        found.append(model(column[:, None], cache))
+    for row, (text, length) in enumerate(zip(texts, lengths)):
+        alone = model(text[None])[0, length - 1 :]
+        assert torch.allclose(torch.cat(found, dim=1)[row], alone, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_blocks_can_be_run_from_any_of_them_on(first):
+    model, ids = shaken(), random_ids(TINY, 2, 7)
+    entering = {}
+    if first < len(model.blocks):
+        model.blocks[first].register_forward_hook(lambda _, inputs, output: entering.update(x=inputs[0]))
+    expected = model.hidden_states(ids)
+    x = entering.get("x", model.run_blocks(model.token_embedding(ids) + model.position_embedding.weight[:7]))
+    assert torch.allclose(model.final_norm(model.run_blocks(x, first)), expected, atol=1e-6)
 
 
 # --- dropout -----------------------------------------------------------------------------------------------------

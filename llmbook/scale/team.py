@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import wraps
 
 import torch
 import torch.distributed as dist
@@ -120,6 +121,7 @@ class Team:
         """
         if self.size == 1:
             return loss_fn
+        self._batches, self._seen = 0, 0  # of another run, maybe
         with self._lost_explained():
             for tensor in [*model.parameters(), *model.buffers()]:
                 dist.broadcast(tensor.detach(), src=0)
@@ -130,6 +132,7 @@ class Team:
             else:
                 self._module = nn.parallel.DistributedDataParallel(module)
 
+        @wraps(loss_fn)  # it may have a `count_targets` of its own
         def compute(_: nn.Module, *batch: Tensor) -> Tensor:
             with self._lost_explained():
                 return self._module(*batch)
@@ -198,13 +201,3 @@ class _LossOf(nn.Module):
 
     def forward(self, *batch: Tensor) -> Tensor:
         return self.loss_fn(self.model, *batch)
-
-
-# --- until `train` calls the methods of protocols.Team ---
-
-Team.part = Team.exchange
-Team.mean = lambda self, number: self.sum(number) / self.size
-
-
-def lost_processes_explained(team: Team) -> AbstractContextManager:
-    return team._lost_explained()

@@ -14,11 +14,10 @@ CHAPTER_SIZES = {
     "06_classification": (692, 3500),
     "07_instructions": (664, 3500),
     "A_pytorch": (547, 4370),
-    "D_training": (1032, 3795),
 }
 
 # Notebook -> cells that are not exported and longer than 25 lines.
-LONG_CELLS = {"05b_open_weights": 14, "D_training": 15}
+LONG_CELLS = {"05b_open_weights": 14}
 
 # Notebooks that define again what the package has.
-DEFINED_AGAIN = {"05b_open_weights", "D_training"}
+DEFINED_AGAIN = {"05b_open_weights"}

@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -18,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
@@ -29,72 +28,10 @@ from llmbook.scale import checkpoints as keeping
 from llmbook.scale.checkpoints import Checkpoints
 from llmbook.training import History, evaluate, next_token_loss, train
 from tests.support import training_script as script
-from tests.support.training_script import forks, gpt, loader, quick, records, seed_all, wait_for, write_json
+from tests.support.checkpoint_checks import Stop, contents, damage, is_whole, names, same, steps_kept, stop_at
+from tests.support.training_script import Rows, forks, gpt, loader, quick, records, seed_all, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills processes as only Unix can")
-
-
-@pytest.fixture
-def folder():
-    """In memory if possible: a checkpoint waits until it is on the disk, and a disk takes its time."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as place:
-        yield Path(place) / "run"
-
-
-@pytest.fixture(autouse=True)
-def signals_as_usual():
-    """However the tests were started: a script ignores SIGINT for what it starts in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def names(folder: Path) -> list[str]:
-    """All but the lock."""
-    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
-
-
-def steps_kept(folder: Path) -> list[int]:
-    assert all(name.startswith("step-") for name in names(folder)), f"leftovers: {names(folder)}"
-    return [int(name[5:]) for name in names(folder)]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """By reading it all, and not by the package's own judgement."""
-    about = json.loads((checkpoint / "checkpoint.json").read_text())
-    with safe_open(checkpoint / "part-0-of-1.safetensors", "pt") as part:
-        step = {float(part.get_tensor(name)) for name in part.keys() if name.startswith("optimizer.step.")}
-        recorded = part.get_tensor("history.step").tolist()
-    number = int(checkpoint.name[5:])
-    return about["step"] == number and step == {number} and recorded == list(range(1, number + 1))
-
-
-def damage(path: Path, place: float = 0.5) -> None:
-    """Flip one bit."""
-    content = bytearray(path.read_bytes())
-    content[int(len(content) * place)] ^= 1
-    path.write_bytes(content)
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_at(step: int):
-    def on_step(record):
-        if record["step"] == step:
-            raise Stop
-    return on_step
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    a, b = first.state_dict(), second.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def unbroken(steps: int = 14, **changes) -> tuple[nn.Module, list[dict]]:
@@ -103,21 +40,6 @@ def unbroken(steps: int = 14, **changes) -> tuple[nn.Module, list[dict]]:
 
 
 # --- the same to the last bit ------------------------------------------------------------------------------------
-
-class Rows:
-    """What `instruction_loader` reads of an `InstructionDataset`: 17 rows of 4 to 8 tokens, so 5 batches of up to 4."""
-
-    def __init__(self):
-        draw = random.Random(3)
-        lengths = [draw.randint(4, 8) for _ in range(17)]
-        self.rows = [(torch.tensor([draw.randrange(11) for _ in range(n)]), draw.randint(1, 3)) for n in lengths]
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, place):
-        return self.rows[place]
-
 
 class OwnPlace:
     """A loader that knows its place. Like those of torchdata, it says nothing more when it goes on after its last
@@ -173,7 +95,7 @@ CASES = {
     "unseeded, evaluated in order": (lambda: loader(seed=None), lambda: loader(shuffle=False), next_token_loss, {}),
     "evaluated on unseeded draws": (loader, lambda: loader(seed=None), next_token_loss, {"eval_batches": 2}),
     "evaluated on seeded draws": (loader, lambda: loader(seed=9), next_token_loss, {"eval_batches": 2}),
-    "lengths": (lambda: instruction_loader(Rows(), 4), lambda: instruction_loader(Rows(), 6), response_loss, {}),
+    "lengths": (lambda: instruction_loader(Rows(17), 4), lambda: instruction_loader(Rows(17), 6), response_loss, {}),
     "accumulation": (loader, None, next_token_loss, {"accumulation_steps": 2}),
     "accumulation, unseeded": (lambda: loader(seed=None), None, drawing_loss, {"accumulation_steps": 2}),
     "accumulation over ends of passes": (lambda: loader(seed=None), None, drawing_loss, {"accumulation_steps": 3}),
@@ -322,8 +244,9 @@ def check_after_a_kill(folder: Path) -> None:
     assert all(is_whole(path) for path in found) and newest == (found[-1] if found else None)
 
 
-def test_twenty_kills_at_random_moments_leave_no_trace(folder, tmp_path):
-    steps, draw, kills, runs = 40, random.Random(20), 0, 0
+@pytest.mark.parametrize("wanted", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_leave_no_trace(folder, tmp_path, wanted):
+    steps, draw, kills, runs = 30, random.Random(wanted), 0, 0
     forks()  # started before the clock
     start = time.monotonic()
     assert forks().wait(forks().start(script.keep_training, tmp_path / "printed", folder=str(folder / "whole"),
@@ -331,13 +254,13 @@ def test_twenty_kills_at_random_moments_leave_no_trace(folder, tmp_path):
     taken = time.monotonic() - start
     expected = outcome(tmp_path / "whole")
     assert len(expected[0]) == steps
-    while kills < 20:
+    while kills < wanted:
         runs += 1
         run, out = folder / str(runs), tmp_path / str(runs)
         while not Path(f"{out}.json").exists():
             process = forks().start(script.keep_training, tmp_path / "printed", folder=str(run), out=str(out),
                                     steps=steps)
-            if kills < 20:
+            if kills < wanted:
                 code = forks().kill_after(process, draw.uniform(0.02, 0.4) * taken)
             else:
                 code = forks().wait(process)
@@ -349,8 +272,9 @@ def test_twenty_kills_at_random_moments_leave_no_trace(folder, tmp_path):
         assert steps_kept(run) == [steps - 1, steps]
 
 
-def test_a_kill_at_any_point_of_writing_leaves_no_trace(folder, tmp_path):
-    expected, call, code, leftovers = None, 0, None, set()
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_at_any_point_of_writing_leaves_no_trace(folder, tmp_path, every):
+    call, code, leftovers = 0, None, set()
     while code != 0:
         run, out = folder / str(call), tmp_path / str(call)
         code = forks().wait(forks().start(script.killed_before, tmp_path / "printed", folder=str(run), out=str(out),
@@ -358,16 +282,16 @@ def test_a_kill_at_any_point_of_writing_leaves_no_trace(folder, tmp_path):
         assert code in (0, -signal.SIGKILL), (tmp_path / "printed").read_text()
         check_after_a_kill(run)
         leftovers |= {name for name in names(run) if name.startswith(".")}
-        call += 1
+        call += every
     expected = outcome(out)  # the last one was not killed
     assert call > 25  # several writings, several points in each
-    assert any(name.endswith(".old") for name in leftovers) and ".step-00000004" in leftovers
-    for number in range(call - 1):
-        if number % 4 == 1:  # going on from each would take long
-            run, out = folder / str(number), tmp_path / f"{number}-on"
-            assert forks().wait(forks().start(script.keep_training, tmp_path / "printed", folder=str(run),
-                                              out=str(out), steps=4)) == 0
-            assert equal(outcome(out), expected) and steps_kept(run)[-2:] == [3, 4]
+    if every == 1:
+        assert any(name.endswith(".old") for name in leftovers) and ".step-00000004" in leftovers
+    for number in range(every % 5, call - every, 4 * every):  # going on from each would take long
+        run, out = folder / str(number), tmp_path / f"{number}-on"
+        assert forks().wait(forks().start(script.keep_training, tmp_path / "printed", folder=str(run), out=str(out),
+                                          steps=4)) == 0
+        assert equal(outcome(out), expected) and steps_kept(run)[-2:] == [3, 4]
 
 
 # --- a full disk -------------------------------------------------------------------------------------------------
@@ -535,7 +459,7 @@ def test_less_data_than_before_is_noticed(folder):
 
 def test_device_and_progress_may_differ(folder, capsys):
     train(gpt(), loader(), next_token_loss, quick(2), checkpoints=Checkpoints(folder))
-    history = train(gpt(), loader(), next_token_loss, quick(2, device=None, progress=True, parallel="fsdp"),
+    history = train(gpt(), loader(), next_token_loss, quick(2, device=None, progress=True),
                     checkpoints=Checkpoints(folder))
     assert len(history.steps) == 2 and "2/2" in capsys.readouterr().err
 
@@ -619,109 +543,7 @@ def test_a_number_that_is_not_finite_leaves_the_last_checkpoint(folder):
     assert same(model, again)
 
 
-# --- signals and the lock ----------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_request_to_end_is_heard_after_the_step(folder, tmp_path, number):
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    model, expected = unbroken(9)
-
-    def asked(model, *batch):  # in the middle of step 4
-        calls.append(None)
-        if len(calls) == 4:
-            signal.raise_signal(number)
-        return next_token_loss(model, *batch)
-
-    calls: list[None] = []
-    history = train(gpt(), loader(), asked, quick(9), checkpoints=Checkpoints(folder))
-    assert history.interrupted and records(history) == expected[:4] and steps_kept(folder) == [4]
-    assert before == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    again = gpt(seed=1)
-    history = train(again, loader(), next_token_loss, quick(9), checkpoints=Checkpoints(folder))
-    assert not history.interrupted and records(history) == expected and same(model, again)
-    assert before == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_from_outside(folder, tmp_path, number):
-    out = tmp_path / "out"
-    process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder), out=str(out))
-    wait_for(f"{out}.ready")
-    os.kill(process, number)
-    assert forks().wait(process) == 0, (tmp_path / "printed").read_text()
-    told = wait_for(out)
-    steps = len(told["records"])
-    assert told["interrupted"] and told["restored"] and 3 <= steps < 1000 and steps_kept(folder) == [steps]
-    assert told["saved"] == steps
-    with pytest.raises(Stop):  # and it goes on with the next step
-        train(gpt(seed=1), loader(), next_token_loss, quick(1000), None, Checkpoints(folder, 1), stop_at(steps + 2))
-    assert steps_kept(folder) == [steps, steps + 1]
-
-
-@pytest.mark.parametrize("first, second, code", [
-    (signal.SIGTERM, signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, signal.SIGINT, 0),
-    (signal.SIGINT, signal.SIGTERM, -signal.SIGTERM), (signal.SIGTERM, signal.SIGINT, 0)])
-def test_a_second_signal_ends_at_once(folder, tmp_path, first, second, code):
-    out = tmp_path / "out"
-    process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder), out=str(out), hold=True,
-                            grace=0.05)
-    wait_for(f"{out}.ready")
-    os.kill(process, first)
-    wait_for(f"{out}.late")
-    os.kill(process, second)
-    assert forks().wait(process) == code, (tmp_path / "printed").read_text()  # though the step is held
-    if code == 0:  # a second Ctrl-C is caught: the history so far, and what of it is on the disk
-        told = wait_for(out)
-        assert told["interrupted"] and len(told["records"]) == 2 and told["saved"] == 0 and told["restored"]
-    assert steps_kept(folder) == []
-
-
-@pytest.mark.parametrize("first, second", [(signal.SIGINT, signal.SIGINT), (signal.SIGINT, signal.SIGTERM),
-                                           (signal.SIGTERM, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM)])
-def test_two_signals_within_a_moment_are_one_request(folder, tmp_path, first, second):  # finding A17
-    out = tmp_path / "out"
-    process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder), out=str(out), hold=True,
-                            grace=1000.0)
-    wait_for(f"{out}.ready")
-    os.kill(process, first)
-    os.kill(process, second)
-    wait_for(f"{out}.noticed")
-    os.kill(process, second)
-    write_json(f"{out}.go", True)
-    assert forks().wait(process) == 0, (tmp_path / "printed").read_text()
-    told = wait_for(out)
-    assert told["interrupted"] and told["restored"] and len(told["records"]) == told["saved"] == 3
-    assert steps_kept(folder) == [3]
-
-
-def test_what_is_ignored_stays_ignored(folder, tmp_path):  # finding A17
-    """A script ignores SIGINT for what it starts in the background; SIGTERM ends that in order."""
-    out = tmp_path / "out"
-    process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder), out=str(out), hold=True,
-                            grace=1000.0, ignored=True)
-    wait_for(f"{out}.ready")
-    for _ in range(3):
-        os.kill(process, signal.SIGINT)
-    os.kill(process, signal.SIGTERM)
-    wait_for(f"{out}.noticed")
-    os.kill(process, signal.SIGINT)
-    write_json(f"{out}.go", True)
-    assert forks().wait(process) == 0, (tmp_path / "printed").read_text()
-    told = wait_for(out)
-    assert told["interrupted"] and told["restored"] and told["saved"] == 3
-
-
-def test_handlers_are_restored_whatever_happens(folder):
-    before, seen = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)], []
-
-    def on_step(record):
-        seen.append([signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)])
-        raise Stop
-
-    with pytest.raises(Stop):
-        train(gpt(), loader(), next_token_loss, quick(9), None, Checkpoints(folder), on_step)
-    assert seen[0] != before and before == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-
+# --- the lock -------------------------------------------------------------------------------------------------------
 
 def test_two_runs_do_not_share_a_folder(folder, tmp_path):
     def second_run(record):
@@ -746,16 +568,6 @@ def test_the_lock_of_a_killed_run_is_free(folder, tmp_path, workers):
     forks().wait(process)
     train(gpt(), loader(), next_token_loss, quick(3), None, Checkpoints(folder))
     assert steps_kept(folder) == [3]
-
-
-def test_a_thread_can_train_too(folder):
-    """Signals belong to the main thread; without them the rest works."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(
-        train(gpt(), loader(), next_token_loss, quick(3), checkpoints=Checkpoints(folder))))
-    thread.start()
-    thread.join(60)
-    assert len(found[0].steps) == 3 and steps_kept(folder) == [3]
 
 
 # --- files -------------------------------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from llmbook import training
+from llmbook.devices import whole_tensor
 from llmbook.gpt import GPT, GPTConfig
+from llmbook.instructions import instruction_loader, response_loss
 from llmbook.scale import checkpoint_folder as module
 from llmbook.scale import signals
 from llmbook.scale.checkpoints import Checkpoints
@@ -123,7 +125,7 @@ def until_a_signal(folder: str, out: str, hold: bool = False, grace: float = 1.0
         calls.append(None)
         if model.training and len(calls) == 3:
             write_json(f"{out}.ready", True)
-            while hold and not os.path.exists(f"{out}.go") and time.monotonic() - start < 60:
+            while hold and not os.path.exists(f"{out}.go") and time.monotonic() - start < 600:
                 time.sleep(0.005)
                 if keeper.signals.arrived and not os.path.exists(f"{out}.noticed"):
                     write_json(f"{out}.noticed", True)
@@ -166,9 +168,9 @@ def waits_for_another(out: str, way: str, dies: int, how: int) -> None:
         return next_token_loss(model, *batch)
 
     calls, rank = [], int(os.environ["RANK"])
-    Team.__init__.__defaults__ = (*Team.__init__.__defaults__[:-1], 2.0)  # seconds to wait for one that hangs
+    patience = 60 if how == signal.SIGKILL else 8
     try:
-        train(gpt(dropout=0.0), loader(), loss, quick(9, parallel=way))
+        train(gpt(dropout=0.0), loader(), loss, quick(9), team=Team("cpu", way, timeout=patience))
         write_json(f"{out}-{rank}.json", ["no error", "", time.time()])
     except RuntimeError as error:
         write_json(f"{out}-{rank}.json", [str(error), str(error.__cause__), time.time()])
@@ -193,7 +195,7 @@ class Forks:
         """Run a function of this module in a new process, which prints to `output`; returns its id."""
         return self._ask(job=job.__name__, output=str(output), environment=environment or {}, arguments=arguments)
 
-    def wait(self, process: int, timeout: float = 60) -> int | None:
+    def wait(self, process: int, timeout: float = 600) -> int | None:
         """Its exit code, minus the signal's number if that ended it; None if it had to be killed at last."""
         return self._ask(wait=process, timeout=timeout)
 
@@ -209,7 +211,7 @@ def forks() -> Forks:
     return Forks()
 
 
-def wait_for(path: Path | str, seconds: float = 60):
+def wait_for(path: Path | str, seconds: float = 600):
     """The content of a file that another process writes with `write_json`."""
     end = time.monotonic() + seconds
     while not Path(path).exists():
@@ -300,6 +302,82 @@ def team_checkpoints(folder: Path) -> Checkpoints:
     return Checkpoints(folder, every_steps=3, allow=("max_steps",))
 
 
+class Rows:
+    """What `instruction_loader` reads of an `InstructionDataset`: rows of 4 to 8 tokens."""
+
+    def __init__(self, count: int):
+        draw = random.Random(3)
+        lengths = [draw.randint(4, 8) for _ in range(count)]
+        self.rows = [(torch.tensor([draw.randrange(11) for _ in range(n)]), draw.randint(1, 3)) for n in lengths]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, place):
+        return self.rows[place]
+
+
+class Tagger(torch.nn.Module):
+    """Two classes for a text, from the mean over its tokens."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        seed_all(seed)
+        self.embedding, self.head = torch.nn.Embedding(11, 8), torch.nn.Linear(8, 2)
+
+    def forward(self, token_ids):
+        return self.head(self.embedding(token_ids).mean(1))
+
+
+def class_loss(model, token_ids, labels):
+    return torch.nn.functional.cross_entropy(model(token_ids), labels)
+
+
+def squares(model, token_ids, values):
+    """Rows count by a rule of its own: those with a value above 0."""
+    losses = (model(token_ids)[:, 0] - values).square() * (values > 0)
+    return losses.sum() / (values > 0).sum().clamp(min=1)
+
+
+squares.count_targets = lambda batch: int((batch[-1] > 0).sum())
+
+
+def unequal_batches() -> list:
+    """Batches of 7 and 6 rows whose targets count from none to all eight, most of them in process 0's rows."""
+    draw, batches = torch.Generator().manual_seed(2), []
+    for inputs, targets in loader(7, shuffle=False, drop_last=False):
+        targets = targets.clone()
+        for row in range(len(targets)):
+            targets[row, int(torch.randint(0, 3 if row % 2 else 9, (), generator=draw)):] = -100
+        batches.append((inputs, targets))
+    batches[1][1][1::2] = -100  # nothing in process 1's rows
+    return batches
+
+
+def answers():
+    """Chapter 7's batches: padded rows of unequal length, of which only the answers count."""
+    return instruction_loader(Rows(21), 7)
+
+
+def classes() -> list:
+    return [(inputs, inputs[:, 0] % 2) for inputs, _ in loader(7, shuffle=False, drop_last=False)]
+
+
+def values() -> list:
+    return [(inputs, (inputs[:, 0] - 5) / 5) for inputs, _ in loader(7, shuffle=False, drop_last=False)]
+
+
+# name: (model, batches, loss), each of unequal counts in two processes
+TASKS = {"next-token": (team_model, unequal_batches, next_token_loss), "answers": (team_model, answers, response_loss),
+         "classes": (Tagger, classes, class_loss), "own-count": (Tagger, values, squares)}
+
+
+def part_ways_later(rank: int):
+    """The same batches in both processes, until the tenth."""
+    batches = [*loader(4, shuffle=False)] * 12
+    return batches if rank == 0 else batches[:10] + batches[11:]
+
+
 def _count_calls(counts: Counter, owner, name: str, label: str) -> None:
     original = getattr(owner, name, None)
 
@@ -324,7 +402,7 @@ def _count_exchanges(counts: Counter) -> None:
 
         compute = original(self, model, loss_fn)
         if not self.sharded:
-            self.module.register_comm_hook(None, hook)
+            self._module.register_comm_hook(None, hook)
         return compute
 
     Team.share = share
@@ -338,31 +416,86 @@ def all_of_a_team(out: str) -> None:
     _count_exchanges(counts)
     _count_calls(counts, module, "save_file", "parts")
     _count_calls(counts, training, "write_weights", "models")
+    teams = {way: Team("cpu", way) for way in ("ddp", "fsdp")}
 
-    def run(name: str, config: TrainingConfig, checkpoints: Checkpoints | None = None) -> None:
+    def run(name: str, way: str, config: TrainingConfig, checkpoints: Checkpoints | None = None) -> None:
         counts.clear()
         model, told = team_model(seed=rank), []
-        history = train(model, team_loader(), next_token_loss, config, team_validation(), checkpoints, told.append)
+        history = train(model, team_loader(), next_token_loss, config, team_validation(), checkpoints, told.append,
+                        team=teams[way])
         save_model(model, folder / name)
         report[name] = {"records": records(history), "told": len(told), **counts}
 
-    for way in ("ddp", "fsdp"):
+    def refusal(name: str, *arguments, **options) -> None:
+        try:
+            train(*arguments, **options)
+        except (ValueError, RuntimeError) as error:
+            report[name] = str(error)
+
+    for way in teams:
         for batches in (1, 2):
-            run(f"{way}-{batches}", team_config(parallel=way, accumulation_steps=batches, progress=True))
-        run(f"one-then-{way}", team_config(parallel=way), team_checkpoints(folder / f"for-{way}"))
-        run(f"{way}-begins", team_config(6, parallel=way), team_checkpoints(folder / f"from-{way}"))
-    run("fsdp-then-fsdp", team_config(parallel="fsdp"), team_checkpoints(folder / "from-fsdp"))
-    for way in ("ddp", "fsdp"):
-        try:
-            train(team_model(), loader(1), next_token_loss, team_config(2, parallel=way))
-        except ValueError as error:
-            report[f"{way}-small"] = str(error)
+            run(f"{way}-{batches}", way, team_config(accumulation_steps=batches, progress=True))
+        run(f"one-then-{way}", way, team_config(), team_checkpoints(folder / f"for-{way}"))
+        run(f"{way}-begins", way, team_config(6), team_checkpoints(folder / f"from-{way}"))
+        for task in TASKS:  # finding A1
+            make, batches, loss = TASKS[task]
+            model = make(rank)
+            history = train(model, batches(), loss, team_config(4, accumulation_steps=2), batches(), team=teams[way])
+            save_file({name: whole_tensor(p.detach()) for name, p in model.named_parameters()},
+                      folder / f"{way}-{task}-{rank}.safetensors")
+            report[f"{way}-{task}"] = records(history)
+    run("fsdp-then-fsdp", "fsdp", team_config(), team_checkpoints(folder / "from-fsdp"))
+    for way in teams:
+        for layout in ("llmbook", "huggingface"):
+            model = team_model(seed=rank)
+            teams[way].share(model, next_token_loss)
+            try:
+                save_model(model, folder / f"{way}-{layout}", layout)
+            except Exception as error:
+                report[f"{way}-{layout}"] = repr(error)
+        report[f"{way}-random"] = _in_pieces(folder / f"random-{way}", teams[way])
+        refusal(f"{way}-small", team_model(), loader(1), next_token_loss, team_config(2), team=teams[way])
         model, _ = team_model(), torch.manual_seed(rank)  # an unseeded loader shuffles in each in another way
-        try:
-            train(model, loader(7, seed=None), next_token_loss, team_config(2, parallel=way))
-        except ValueError as error:
-            report[f"{way}-unseeded"] = str(error)
+        refusal(f"{way}-unseeded", model, loader(7, seed=None), next_token_loss, team_config(2), team=teams[way])
+        refusal(f"{way}-later", team_model(), part_ways_later(rank), next_token_loss, team_config(60), team=teams[way])
+        for checkpoint in (folder / f"for-{way}").glob("step-*"):  # only the first process looks, and all are told
+            if rank == 0:
+                (checkpoint / "checkpoint.json").write_text("{}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            refusal(f"{way}-damaged", team_model(), team_loader(), next_token_loss, team_config(), None,
+                    team_checkpoints(folder / f"for-{way}"), team=teams[way])
+        report[f"{way}-signal"] = _a_signal_to_one(folder / f"signal-{way}", teams[way])
     write_json(folder / f"rank-{rank}.json", report)
+
+
+def _in_pieces(folder: Path, team: Team) -> dict:
+    """A run with dropout, and one in two pieces; in each process other draws.  # finding A3"""
+    def piece(steps: int, seed: int, keep: Checkpoints | None = None):
+        model = gpt(seed)
+        seed_all(seed)
+        history = train(model, team_loader(), next_token_loss, team_config(steps), team_validation(), keep, team=team)
+        return records(history), {name: whole_tensor(p.detach()) for name, p in model.named_parameters()}
+
+    whole, weights = piece(8, 10 + team.rank)
+    piece(5, 10 + team.rank, Checkpoints(folder, 5))
+    pieces, others = piece(8, 20 + team.rank, Checkpoints(folder, 5, allow=["max_steps"]))
+    kept = json.loads((folder / "step-00000005" / "checkpoint.json").read_text())["random"]
+    return {"records": pieces == whole, "weights": all(torch.equal(weights[name], others[name]) for name in weights),
+            "states": len(kept), "different": kept[0] != kept[1], "drew": torch.rand(2).tolist()}
+
+
+def _a_signal_to_one(folder: Path, team: Team) -> dict:
+    """Process 1 gets SIGTERM in its third step; all end after the same step, with a checkpoint.  # finding A17"""
+    def loss(model, *batch):
+        calls.append(None)
+        if team.rank == 1 and len(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return next_token_loss(model, *batch)
+
+    calls, keeper = [], Checkpoints(folder, 100)
+    history = train(team_model(), team_loader(), loss, team_config(50), checkpoints=keeper, team=team)
+    return {"interrupted": history.interrupted, "steps": len(history.steps), "saved": keeper.saved_step}
 
 
 def a_team_that_loses_one(out: str) -> None:
@@ -375,8 +508,8 @@ def a_team_that_loses_one(out: str) -> None:
 
     calls, rank, first = [], int(os.environ["RANK"]), os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     model, told = team_model(), []
-    history = train(model, team_loader(), loss, team_config(),
-                    checkpoints=Checkpoints(Path(out) / "checkpoints", every_steps=2), on_step=told.append)
+    history = train(model, team_loader(), loss, team_config(), on_step=told.append, team=Team("cpu"),
+                    checkpoints=Checkpoints(Path(out) / "checkpoints", every_steps=2))
     save_model(model, Path(out) / "model")
     if rank == 0:
         write_json(Path(out) / "result.json", {"records": records(history), "told": len(told), "first": first})

@@ -206,13 +206,18 @@ MUTATIONS = {
         "scale.run_state", 'if changed := self.changed(about["settings"], allow):', "if changed := []:",
         ["scale/checkpoints"]),
     "checkpoint: a setting that an older one lacks counts as changed": (
-        "scale.run_state", "before.get(name, self.defaults.get(name))", "before.get(name)", ["scale/checkpoints"]),
+        "scale.run_state", "before.get(name, self.defaults.get(name))", "before.get(name)",
+        ["scale/checkpoint_files"]),
+    "a signal milliseconds after another ends the run at once": (
+        "scale.signals", "elif now - self.first >= GRACE:", "else:", ["scale/signals"]),
+    "a signal that was ignored when the run began is taken": (
+        "scale.signals", "if handler not in (signal.SIG_IGN, None):", "if True:", ["scale/signals"]),
     "checkpoint: damage is not looked for": (
         "scale.checkpoint_folder", "if checksum_of(self.path / name) != checksum:", "if False:",
         ["scale/checkpoints"]),
     "checkpoint: one failed reading is damage": (
         "scale.checkpoint_folder", "return patiently(self._look) and patiently(self._look)",
-        'return "unreadable" if self._look() else None', ["scale/checkpoints"]),
+        "return self._look()", ["scale/checkpoint_files"]),
     "checkpoint: a failed write ends the run": (
         "scale.checkpoints", "error = writing.exception()", "error = writing.result()", ["scale/checkpoints"]),
     "team: rows are shared out, each row to the first process": (

@@ -189,6 +189,18 @@ MUTATIONS = {
         ["instructions"]),
     "targets of a response are its inputs": (
         "instructions", "= ids[first + 1 :]", "= ids[first:-1]", ["instructions"]),
+    "accuracy of all steps so far": (
+        "classification", "count[:] = 0, 0", "pass", ["classification"]),
+    "the end token in the response": (
+        "instructions", "if token not in stops]", "]", ["instructions"]),
+    "a response's loss is a mean of means": (
+        "instructions", "return total / counts.sum().clamp(min=1)", "return total / len(counts)", ["instructions"]),
+    "huge powers are computed": (
+        "answer_checks", "exponent >= _LARGEST_BITS", "exponent < 0", ["answer_checks"]),
+    "a weekday beside another is an answer": (
+        "answer_checks", "names == {wanted}", "wanted in names", ["answer_checks"]),
+    "two decimals of a third are enough": (
+        "answer_checks", "6 <= decimals <= 15", "2 <= decimals <= 15", ["answer_checks"]),
 
     # long runs
     "checkpoint: what AdamW remembers is not restored": (

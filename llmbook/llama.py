@@ -42,7 +42,7 @@ def rotary_frequencies(d_head: int, base: float = 10000.0,
         Window of Large Language Models via Position Interpolation" (2023); llama3: as released
         with Llama 3.1 (2024).
     """
-    frequencies = base ** (-torch.arange(0, d_head, 2, dtype=torch.float32) / d_head)
+    frequencies = 1 / base ** (torch.arange(0, d_head, 2, dtype=torch.float32) / d_head)
     scaling = {} if scaling is None else scaling
     kind = scaling.get("rope_type", "default")
     needed = {"default": (), "linear": ("factor",), "factors": (), "llama3": (
@@ -63,7 +63,7 @@ def rotary_frequencies(d_head: int, base: float = 10000.0,
             raise ValueError(f"rotary scaling 'llama3' has low_freq_factor = high_freq_factor = "
                              f"{low}: they must differ")
         share = ((turns - low) / (high - low)).clamp(0, 1)  # 0: slower than low; 1: faster than high
-        return frequencies * ((1 - share) / scaling["factor"] + share)
+        return (1 - share) * frequencies / scaling["factor"] + share * frequencies
     if kind == "factors":
         if len(factors := scaling.get("factors", ())) != len(frequencies):
             raise ValueError(f"rotary scaling has {len(factors)} factors for "

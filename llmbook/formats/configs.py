@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["Fraction", "RotarySettings", "Settings", "Size", "read_json", "read_settings"]
+__all__ = ["Fraction", "RotarySettings", "Settings", "Size", "read_settings"]
 
 Size = Annotated[int, Field(ge=1)]
 """A whole number, at least 1. True is none."""
@@ -65,23 +63,6 @@ class RotarySettings(Settings):
         return None if self.kind == "default" else values
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ValueError, with the path, if there is none or a name stands twice in it."""
-    def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"it says {twice[0]!r} twice")
-        return dict(pairs)
-
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_doubles)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): download it again") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object: download it again")
-    return found
-
-
 def read_settings(kind: type[Settings], found: Mapping[str, Any]) -> Any:
     """Settings of a file as an object of the class `kind`.
 
@@ -89,7 +70,8 @@ def read_settings(kind: type[Settings], found: Mapping[str, Any]) -> Any:
     """
     known = {field.alias or name for name, field in kind.model_fields.items()}
     for name in found:
-        if name not in known and (near := difflib.get_close_matches(str(name), known - set(found), 1, cutoff=0.85)):
+        if name not in known and not name.startswith("_") and (near := difflib.get_close_matches(
+                name, known - set(found), 1, cutoff=0.85)):
             raise ValueError(f"the setting {name!r} is not known: correct it to {near[0]!r}, or take it out")
     try:
         return kind.model_validate(found)

@@ -112,7 +112,9 @@ class Layout:
         if not is_first():
             return
         dtype = next(model.parameters()).dtype
-        settings = {**settings, "dtype": str(dtype).removeprefix("torch.")}
+        # The library's defaults for these are ids of its own models, which may end a text of ours or lie outside it.
+        ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+        settings = {**ends, **settings, "dtype": str(dtype).removeprefix("torch.")}
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / "model.safetensors", save(state, metadata={"format": "pt"}))
         replace_file(folder / "config.json", (json.dumps(settings, indent=2) + "\n").encode())

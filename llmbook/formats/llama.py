@@ -72,11 +72,15 @@ class LlamaSettings(Settings):
     rope_parameters: RotarySettings | None = None
     partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] | None = None
     original_max_position_embeddings: Size | None = None
+    sliding_window: Size | None = None
 
     default_base: ClassVar[float] = 10000.0  # without rope_theta
 
     def windows(self) -> dict[str, Any]:
         """The settings of our configuration that say what each layer sees."""
+        if self.sliding_window is not None:  # the library's Llama computes without one, and generates with one
+            raise ValueError(f"sliding_window = {self.sliding_window} is not supported for {self.model_type} (only "
+                             "None): take it out")
         return {}
 
 

@@ -12,10 +12,11 @@ from torch import nn
 
 from ..devices import without_weights
 from ..families import Family, family_of_kind
-from .configs import read_json
+from ..files import read_json
 from .gguf import GGUFCheckpoint
+from .gguf_tokenizers import tokenizer_of_gguf
 from .layouts import TensorNames, load_state
-from .tokenizers import Tokenizer, _check_tokenizer, _folder_tokenizer, _gguf_tokenizer
+from .tokenizers import Tokenizer, tokenizer_of_folder
 from .weight_files import SafetensorsCheckpoint, WeightFile, is_pickle, refuse_pickle
 
 __all__ = ["Pretrained", "open_pretrained"]
@@ -70,8 +71,7 @@ def _open_gguf(path: Path) -> Pretrained:
         if layout is None or layout.config_from_gguf is None or layout.gguf is None:
             raise ValueError(f"general.architecture = {kind!r} is not supported: load the model's Hugging Face folder")
         config = layout.config_from_gguf(weights, kind)
-        tokenizer = _gguf_tokenizer(weights)
-        _check_tokenizer(tokenizer, config.vocab_size, path)
+        tokenizer = tokenizer_of_gguf(weights, config.vocab_size)
         return Pretrained(path, family, config, weights, layout.gguf(config, kind), tokenizer)
 
     return _naming(path, read)
@@ -82,6 +82,8 @@ def _open_folder(folder: Path) -> Pretrained:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: give a Hugging Face model's folder")
     settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no JSON object: download it again")
     kind = settings.get("model_type")
 
     def read() -> tuple[Family, Any]:
@@ -96,8 +98,7 @@ def _open_folder(folder: Path) -> Pretrained:
         return family, family.find_layout().config_from_hugging_face(settings)
 
     family, config = _naming(path, read)
-    tokenizer = _folder_tokenizer(folder)
-    _check_tokenizer(tokenizer, config.vocab_size, folder)
+    tokenizer = tokenizer_of_folder(folder, config.vocab_size)
     names = family.find_layout().hugging_face
     return Pretrained(folder, family, config, SafetensorsCheckpoint(folder), names, tokenizer)
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..extras import load_extra
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -106,8 +108,7 @@ class SafetensorsCheckpoint:
 
 def weights_table(checkpoint: WeightFile) -> pd.DataFrame:
     """Name, shape, number format and count of numbers of each tensor in a checkpoint."""
-    import pandas as pd
-
+    pandas = load_extra("pandas")
     rows = [{"tensor": name, "shape": shape, "format": checkpoint.formats[name], "numbers": math.prod(shape)}
             for name, shape in checkpoint.shapes.items()]
-    return pd.DataFrame(rows, columns=["tensor", "shape", "format", "numbers"])
+    return pandas.DataFrame(rows, columns=["tensor", "shape", "format", "numbers"])

@@ -25,8 +25,12 @@ class Talk:
 
     def __init__(self, answers, system="Be kind.", limit=50):
         self.tokenizer, self.max_new_tokens = train_bpe(STORY, 300), limit
-        self.messages = [{"role": "system", "content": system}]
-        self.answers, self.heard = iter(answers), []
+        self.answers, self.heard, self.system = iter(answers), [], system
+        self.clear()
+
+    def clear(self):
+        self.messages = [{"role": "system", "content": self.system}]
+        self.cut, self.notice = False, ""
 
     def stream(self, text):
         if "<|im_end|>" in text:
@@ -35,13 +39,14 @@ class Talk:
         return self._pieces(text)
 
     def _pieces(self, text):
-        answer = ""
+        answer, self.cut = "", True
         try:
             for piece in next(self.answers):
                 if piece is KeyboardInterrupt:
                     raise KeyboardInterrupt
                 answer += piece
                 yield piece
+            self.cut = len(self.tokenizer.encode(answer)) >= self.max_new_tokens
         finally:
             self.messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
 
@@ -85,6 +90,13 @@ def test_an_answer_cut_at_the_limit_is_marked_and_its_speed_said(monkeypatch, ca
     assert re.fullmatch(r"\[3 tokens, [\d,.]+ per second\]", remarks[0])
     assert remarks[1] == "[cut after 6 tokens: --max-new-tokens 12 allows longer answers]"
     assert "cut" not in seen.out and "per second" not in seen.out
+
+
+def test_turns_that_went_for_want_of_room_are_told(monkeypatch, capsys):  # finding A26
+    talk = Talk([["A"]])
+    stream = talk.stream
+    talk.stream = lambda text: setattr(talk, "notice", "the oldest 2 of the turns went") or stream(text)
+    assert "[the oldest 2 of the turns went]" in hold(monkeypatch, capsys, talk, "one").err
 
 
 def test_the_commands_of_a_conversation(monkeypatch, capsys, tmp_path):  # finding E5
@@ -175,6 +187,7 @@ from types import SimpleNamespace
 from llmbook.cli.chat import Conversation
 class Echo:
     tokenizer, max_new_tokens, messages = SimpleNamespace(encode=lambda text, **_: text.split()), 9999, []
+    cut, notice = False, ""
     heard = 0
     def stream(self, text):
         self.heard += 1

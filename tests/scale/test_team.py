@@ -51,7 +51,7 @@ def together(tmp_path_factory):
     alone(team_checkpoints(folder / "for-ddp"), steps=6)
     shutil.copytree(folder / "for-ddp", folder / "for-fsdp")
     team = script.pair(script.all_of_a_team, folder, out=str(folder))
-    codes = [forks().wait(process, 90) for process in team]
+    codes = [forks().wait(process) for process in team]
     printed = [(folder / f"printed-{rank}").read_text() for rank in (0, 1)]
     assert codes == [0, 0], "\n".join(printed)
     reports = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
@@ -187,15 +187,16 @@ def test_what_process_0_cannot_read_ends_all_at_once(together, way):
 
 
 @pytest.mark.parametrize("way, dies, how", [("ddp", 1, signal.SIGKILL), ("ddp", 0, signal.SIGKILL),
-                                            ("fsdp", 1, signal.SIGKILL), ("ddp", 1, signal.SIGSTOP)])
+                                            ("fsdp", 1, signal.SIGKILL),
+                                            pytest.param("ddp", 1, signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_who_loses_another_says_so_at_once(tmp_path, way, dies, how):
     team = script.pair(script.waits_for_another, tmp_path, out=str(tmp_path / "out"), way=way, dies=dies, how=int(how))
     other = 1 - dies
     try:
-        message, cause, ended = script.wait_for(tmp_path / f"out-{other}.json", 40)
+        message, cause, ended = script.wait_for(tmp_path / f"out-{other}.json")
         assert f"process {other} waited in vain for another of the 2, which has ended or hangs" in message
         assert "torchrun --max-restarts" in message and cause != "None"
-        assert ended - script.wait_for(tmp_path / f"out-{dies}.fourth") < 10
+        assert ended - script.wait_for(tmp_path / f"out-{dies}.fourth") < 50  # and not after ten minutes
     finally:
         forks().wait(team[other], 5)
         forks().wait(team[dies], 0)

@@ -28,7 +28,9 @@ def reference(family: str = "Llama", **changes) -> nn.Module:
         sizes |= {"sliding_window": None, "head_dim": 8}
     if family == "GPT2":
         sizes = {"vocab_size": 61, "n_positions": 96, "n_embd": 32, "n_head": 4, "n_layer": 2}
-    name = f"{family}LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
+    if family == "Qwen3":
+        sizes |= {"head_dim": 8}
+    name = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}.get(family, f"{family}ForCausalLM")
     ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     config = getattr(transformers, f"{family}Config")(**{**sizes, **ends, **changes})
     generator = torch.Generator().manual_seed(0)
@@ -36,8 +38,8 @@ def reference(family: str = "Llama", **changes) -> nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(std=0.4, generator=generator)
-            if parameter.dim() == 1 and not name.endswith("bias"):
-                parameter += 1.0  # the scale of a norm
+            if parameter.dim() == 1 and not name.endswith("bias") and family != "Gemma3Text":
+                parameter += 1.0  # the scale of a norm (Gemma adds it itself)
     return model
 
 

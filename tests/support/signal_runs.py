@@ -1,11 +1,13 @@
 """The tests of signals and kills, again and again, however they are started: `python -m tests.support.signal_runs`.
 
-Each run is a pytest of its own, in turn in the foreground, in a session of its own as a script's background job, with
-SIGINT ignored as a shell leaves it there, and beside a process that keeps every core busy. Prints a line for each kind
-at the end; exits with 1 if any run failed. 200 runs take about an hour on two cores.
+In turn in the foreground, in a session of its own as a script's background job, with SIGINT ignored as a shell leaves
+it there, and beside processes that keep every core busy. Prints a line for each round of tests, and one for each kind
+at the end; exits with 1 if any failed. 200 rounds take about half an hour on two cores.
 """
 
 import argparse
+import contextlib
+import io
 import multiprocessing
 import os
 import signal
@@ -13,11 +15,30 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.support.repository import ROOT
 
-TESTS = ("tests/scale/test_signals.py", "tests/scale/test_checkpoints.py::test_the_lock_of_a_killed_run_is_free",
-         "tests/scale/test_checkpoints.py::test_kills_at_random_moments_leave_no_trace")
+TESTS = ("tests/scale/test_signals.py", "tests/scale/test_checkpoints.py")
+CHOSEN = "test_signals or lock_of_a_killed or (random_moments and 4)"
 KINDS = ("foreground", "background", "SIGINT ignored", "under load")
+
+
+def rounds(count: int, kind: str) -> int:
+    """Run the tests so often in this process; returns how many rounds failed."""
+    failed, start = 0, time.monotonic()
+    for number in range(count):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            code = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:nbval", "-o", "addopts=", "--no-header",
+                                "-m", "not slow", "-k", CHOSEN, *(str(ROOT / test) for test in TESTS)])
+        failed += code != 0
+        if code:
+            sys.stdout.write(printed.getvalue()[-6000:])
+        sys.stdout.write(f"{kind}, round {number + 1} of {count}, {time.monotonic() - start:.0f} s: "
+                         f"{printed.getvalue().strip().splitlines()[-1]}\n")
+        sys.stdout.flush()
+    return failed
 
 
 def _ignore() -> None:
@@ -29,17 +50,18 @@ def _burn() -> None:
         sum(range(10_000))
 
 
-def run_once(kind: str, tests: list[str]) -> subprocess.CompletedProcess:
-    options = {"background": {"start_new_session": True}, "SIGINT ignored": {"preexec_fn": _ignore,
-                                                                             "start_new_session": True}}
+def started(kind: str, count: int) -> int:
+    """The rounds in a process that is started in this way; returns how many failed."""
+    options = {"background": {"start_new_session": True},
+               "SIGINT ignored": {"start_new_session": True, "preexec_fn": _ignore}}
     burners = [multiprocessing.get_context("fork").Process(target=_burn, daemon=True)
-               for _ in range(2 * (os.cpu_count() or 1) if kind == "under load" else 0)]
+               for _ in range(os.cpu_count() or 1 if kind == "under load" else 0)]
     for burner in burners:
         burner.start()
     try:
-        return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", *tests],
+        return subprocess.run([sys.executable, "-m", "tests.support.signal_runs", "--runs", str(count), "--kind", kind],
                               cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, **options.get(kind, {}))
+                              stdin=subprocess.DEVNULL, **options.get(kind, {})).returncode
     finally:
         for burner in burners:
             burner.kill()
@@ -49,22 +71,14 @@ def run_once(kind: str, tests: list[str]) -> subprocess.CompletedProcess:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("tests", nargs="*", default=TESTS)
+    parser.add_argument("--kind", help="in this process, under this name")
     options = parser.parse_args()
-    done, failed = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0)
-    start = time.monotonic()
-    for number in range(options.runs):
-        kind = KINDS[number % len(KINDS)]
-        result = run_once(kind, list(options.tests))
-        done[kind] += 1
-        if result.returncode:
-            failed[kind] += 1
-            sys.stdout.write(f"run {number + 1}, {kind}:\n{result.stdout[-5000:]}{result.stderr[-2000:]}\n")
-        sys.stdout.write(f"{number + 1} of {options.runs} after {time.monotonic() - start:.0f} s: {kind}, "
-                         f"{'failed' if result.returncode else 'passed'}\n")
-        sys.stdout.flush()
-    for kind in KINDS:
-        sys.stdout.write(f"{kind}: {done[kind]} runs, {failed[kind]} failed\n")
+    if options.kind:
+        return min(rounds(options.runs, options.kind), 250)
+    shares = {kind: len(range(place, options.runs, len(KINDS))) for place, kind in enumerate(KINDS)}
+    failed = {kind: started(kind, share) for kind, share in shares.items() if share}
+    for kind, share in shares.items():
+        sys.stdout.write(f"{kind}: {share} rounds, {failed.get(kind, 0)} failed\n")
     return 1 if any(failed.values()) else 0
 
 

@@ -125,7 +125,7 @@ def until_a_signal(folder: str, out: str, hold: bool = False, grace: float = 1.0
         calls.append(None)
         if model.training and len(calls) == 3:
             write_json(f"{out}.ready", True)
-            while hold and not os.path.exists(f"{out}.go") and time.monotonic() - start < 60:
+            while hold and not os.path.exists(f"{out}.go") and time.monotonic() - start < 600:
                 time.sleep(0.005)
                 if keeper.signals.arrived and not os.path.exists(f"{out}.noticed"):
                     write_json(f"{out}.noticed", True)
@@ -168,8 +168,9 @@ def waits_for_another(out: str, way: str, dies: int, how: int) -> None:
         return next_token_loss(model, *batch)
 
     calls, rank = [], int(os.environ["RANK"])
+    patience = 60 if how == signal.SIGKILL else 8
     try:
-        train(gpt(dropout=0.0), loader(), loss, quick(9), team=Team("cpu", way, timeout=2.0))  # one may hang
+        train(gpt(dropout=0.0), loader(), loss, quick(9), team=Team("cpu", way, timeout=patience))
         write_json(f"{out}-{rank}.json", ["no error", "", time.time()])
     except RuntimeError as error:
         write_json(f"{out}-{rank}.json", [str(error), str(error.__cause__), time.time()])
@@ -194,7 +195,7 @@ class Forks:
         """Run a function of this module in a new process, which prints to `output`; returns its id."""
         return self._ask(job=job.__name__, output=str(output), environment=environment or {}, arguments=arguments)
 
-    def wait(self, process: int, timeout: float = 60) -> int | None:
+    def wait(self, process: int, timeout: float = 600) -> int | None:
         """Its exit code, minus the signal's number if that ended it; None if it had to be killed at last."""
         return self._ask(wait=process, timeout=timeout)
 
@@ -210,7 +211,7 @@ def forks() -> Forks:
     return Forks()
 
 
-def wait_for(path: Path | str, seconds: float = 60):
+def wait_for(path: Path | str, seconds: float = 600):
     """The content of a file that another process writes with `write_json`."""
     end = time.monotonic() + seconds
     while not Path(path).exists():

@@ -31,15 +31,16 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """A hash of all that decides which ids a text gets, 16 hexadecimal digits. Equal for equal tokenizers, whatever
     their names.
 
-    A tokenizer that is no `tiktoken.Encoding` says it by an attribute `fingerprint`.
+    A tokenizer that is no `tiktoken.Encoding`, and wraps none, says it by an attribute `fingerprint`.
     """
-    if isinstance(tokenizer, tiktoken.Encoding):
-        ranks, special = tokenizer._mergeable_ranks, tokenizer._special_tokens
-        content = repr((tokenizer._pat_str, sorted(ranks.items()), sorted(special.items())))
-    elif hasattr(tokenizer, "fingerprint"):
-        return tokenizer.fingerprint
-    else:
-        content = tokenizer._tokenizer.to_str()  # until all have a fingerprint
+    if own := getattr(tokenizer, "fingerprint", None):
+        return own
+    encoding = getattr(getattr(tokenizer, "runner", None), "encoding", tokenizer)
+    if not isinstance(encoding, tiktoken.Encoding):
+        raise ValueError(f"a {type(tokenizer).__name__} does not say what decides its ids: give it an attribute "
+                         "fingerprint, a text")
+    ranks, special = encoding._mergeable_ranks, encoding._special_tokens
+    content = repr((encoding._pat_str, sorted(ranks.items()), sorted(special.items())))
     return sha256(content.encode("utf-8")).hexdigest()[:16]
 
 

@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = ("temperature", "top_k", "top_p", "seed")
     sampling = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     model, tokenizer = open_model(arguments.model, arguments.tokenizer, arguments.device, arguments.dtype)
+    sampling["vocab_size"] = tokenizer.n_vocab  # of more ids than that, none is ever said
     try:
         talk = Chat(model, tokenizer, arguments.system, arguments.max_new_tokens, **sampling)
     except ValueError as error:
@@ -113,9 +114,9 @@ class Conversation:
         """That an answer was cut, and how fast it came."""
         tokens = len(self.talk.tokenizer.encode(answer, disallowed_special=())) if answer else 0
         limit = self.talk.max_new_tokens
-        if getattr(self.talk, "cut", False) and not stopped:
+        if self.talk.cut and not stopped:
             self._aside(f"cut after {limit:,} tokens: --max-new-tokens {2 * limit} allows longer answers")
-        if getattr(self.talk, "notice", ""):
+        if self.talk.notice:
             self._aside(self.talk.notice)
         if self.terminal and tokens:
             self._aside(f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.1f} per second")

@@ -61,19 +61,24 @@ def hold(monkeypatch, capsys, talk, *turns, terminal=True):
 
 def test_a_chat_keeps_its_turns_and_ends_with_the_input(chat_model, call, monkeypatch):
     seen = []
+    tokenizer = load_tokenizer(chat_model / "tokenizer.json")
+    end = tokenizer.encode("<|im_end|>", allowed_special="all")[0]
     monkeypatch.setattr("llmbook.open_weights.stream_tokens",
                         lambda model, ids, *_, **sampling: seen.append((ids.tolist(), sampling)) or iter([
-                            torch.tensor([72]), torch.tensor([105])]))
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\n<|im_end|>\nagain\n"))
+                            torch.tensor([72]), torch.tensor([105]), torch.tensor([end])]))
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\nagain\n"))
     code, out, err = call("chat", "--model", chat_model, "--system", "Be kind.", "--max-new-tokens", 5, "--top-k", 3)
-    lines = out.splitlines()
-    assert (code, err, lines[0], lines[2]) == (0, "", "Hi", "Hi")
-    assert lines[1].startswith("(the message holds the special token '<|im_end|>'")
-    tokenizer = load_tokenizer(chat_model / "tokenizer.json")
+    assert (code, out, err) == (0, "Hi\nHi\n", "")
     assert tokenizer.decode(seen[1][0][0]) == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n"
         "<|im_start|>assistant\nHi<|im_end|>\n<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n")
     assert seen[0][1]["top_k"] == 3 and seen[0][1]["temperature"] == 0.7
+
+
+def test_an_answer_that_the_real_conversation_cuts_is_marked(chat_model, call, monkeypatch):  # finding E5
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    code, out, err = call("chat", "--model", chat_model, "--max-new-tokens", 3, "--temperature", 0)
+    assert code == 0 and err == "[cut after 3 tokens: --max-new-tokens 6 allows longer answers]\n"
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_conversation(monkeypatch, capsys):  # finding E5

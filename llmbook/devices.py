@@ -13,13 +13,16 @@ The policy, the same in `train`, `load_model`, `load_pretrained`, `generate` and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from .files import process_place
+from .protocols import LossFunction
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -191,3 +194,35 @@ def without_dropout(model: nn.Module) -> AbstractContextManager:
     """The context in which a model's dropout does nothing, as in evaluation mode. The model itself is not touched, so
     that two callers, or two threads, cannot switch dropout on or off for each other."""
     return _DropoutOff() if any(module.training for module in model.modules()) else nullcontext()
+
+
+class OneProcess:
+    """A team of one: this process trains alone, on `device` (the best there is if None).
+
+    `llmbook.scale.team.Team` has the same methods for several. Raises ValueError if torchrun
+    started more than this process.
+    """
+
+    size, rank, leads = 1, 0, True
+
+    def __init__(self, device: torch.device | str | None = None):
+        if (size := process_place()[1]) > 1:
+            raise ValueError(f"{size} processes were started (WORLD_SIZE) and each would train "
+                             "alone: pass team=Team() of llmbook.scale.team")
+        self.device = chosen_device(device)
+
+    def share(self, model: nn.Module, loss_fn: LossFunction) -> LossFunction:
+        """What to call in place of `loss_fn`."""
+        return loss_fn
+
+    def own_rows(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The rows of a batch that are this process's: all of them."""
+        return tuple(batch)
+
+    def exchange(self, last: bool) -> AbstractContextManager:
+        """The context of a forward and backward pass: with nobody to exchange gradients with."""
+        return nullcontext()
+
+    def sum(self, number: float) -> float:
+        """A number added up over the processes."""
+        return number

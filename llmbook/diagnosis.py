@@ -1,17 +1,19 @@
-"""Why a training step's numbers are not finite: looked up when it happens, so that the error names the likely cause."""
+"""What is wrong with numbers and arguments, found out when it happens, so that an error names the likely cause."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .devices import own_part
+from .protocols import Cache
 
-__all__ = ["explain_bad_logits", "explain_not_finite"]
+__all__ = ["check_cache", "check_counts", "explain_bad_logits", "explain_not_finite"]
 
 
 def explain_not_finite(model: nn.Module, parts: Sequence[Sequence[Tensor]], counts: Sequence[int], loss: float,
@@ -75,3 +77,30 @@ def _epsilon(model: nn.Module) -> str:
     config: Any = getattr(model, "config", None)
     epsilon = getattr(config, "norm_eps", None)
     return "" if epsilon is None else f" (its norm_eps is {epsilon:g})"
+
+
+def check_counts(max_new_tokens: int, stop_tokens: Collection[int]) -> None:
+    """Raise ValueError unless these are a number of tokens, and ids that end a text."""
+    if not isinstance(max_new_tokens, Integral) or max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens!r}: it must be a whole number, at least 0")
+    if not (isinstance(stop_tokens, Collection) and all(isinstance(token, Integral) for token in stop_tokens)):
+        raise ValueError(f"stop_tokens are {stop_tokens!r}: give a list of token ids")
+
+
+def check_cache(cache: Cache, tokens: int, equal: bool, needed: int) -> None:
+    """Raise ValueError unless a cache that was handed in fits the prompts: rows would be taken for others.
+
+    Args:
+        tokens, equal: the length of the prompts, and whether all have it.
+        needed: places for the prompts and the new tokens.
+    """
+    if not equal or getattr(cache, "padding", None) is not None:
+        raise ValueError("a cache can be handed in only for prompts of equal length, without padding: generate each "
+                         "text with a cache of its own")
+    if cache.length >= tokens:
+        raise ValueError(f"the cache holds {cache.length} tokens and the prompt has {tokens}: first "
+                         f"cache.rewind({tokens - 1}), so that its last token is read")
+    room = getattr(cache, "max_tokens", needed)
+    if room < needed:
+        raise ValueError(f"the cache has room for {room} tokens and {needed} are needed: make it larger, or ask for "
+                         "fewer new tokens")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .devices import without_dropout
-from .diagnosis import explain_bad_logits
+from .diagnosis import check_cache, check_counts, explain_bad_logits
 from .gpt import check_token_ids
 from .protocols import Cache, LanguageModel
 
@@ -174,30 +174,6 @@ def _new_tokens(texts: TextBatch, max_new_tokens: int, sampling: Sampling,
             going, ended = going[rows], ended[rows]
             texts.keep(rows)
 
-# %% ../notebooks/05a_pretraining.ipynb #85b58650
-def _check_counts(max_new_tokens: int, stop_tokens: Collection[int]) -> None:
-    if not isinstance(max_new_tokens, Integral) or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens is {max_new_tokens!r}: it must be a whole number, at "
-                         "least 0")
-    if not (isinstance(stop_tokens, Collection) and
-            all(isinstance(token, Integral) for token in stop_tokens)):
-        raise ValueError(f"stop_tokens are {stop_tokens!r}: give a list of token ids")
-
-
-def _check_cache(texts: TextBatch) -> None:
-    """A cache that was handed in must fit the prompts, or rows would be taken for others."""
-    cache, places = texts.cache, texts.ids.shape[1]
-    if texts.padding is not None or getattr(cache, "padding", None) is not None:
-        raise ValueError("a cache can be handed in only for prompts of equal length, without "
-                         "padding: generate each text with a cache of its own")
-    if cache.length >= places:
-        raise ValueError(f"the cache holds {cache.length} tokens and the prompt has {places}: "
-                         f"cache.rewind({places - 1}) first, so that its last token is read")
-    room = getattr(cache, "max_tokens", texts.most)
-    if room < texts.most:
-        raise ValueError(f"the cache has room for {room} tokens and {texts.most} are needed: make "
-                         "it larger, or ask for fewer new tokens")
-
 # %% ../notebooks/05a_pretraining.ipynb #53680a02
 def stream(model: LanguageModel, token_ids: Tensor | Sequence[Tensor], max_new_tokens: int,
            temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
@@ -209,7 +185,7 @@ def stream(model: LanguageModel, token_ids: Tensor | Sequence[Tensor], max_new_t
     are checked at the call.
     """
     sampling = Sampling(temperature, top_k, top_p, vocab_size)
-    _check_counts(max_new_tokens, stop_tokens)
+    check_counts(max_new_tokens, stop_tokens)
     if isinstance(token_ids, str):
         raise ValueError("token_ids are a str: encode the text first, with the model's tokenizer")
     batches = [token_ids] if isinstance(token_ids, Tensor) else [
@@ -220,7 +196,7 @@ def stream(model: LanguageModel, token_ids: Tensor | Sequence[Tensor], max_new_t
     prompts = [row for batch in batches for row in batch.to(device)]
     texts = TextBatch(model, prompts, max_new_tokens, cache)
     if cache is not None:
-        _check_cache(texts)
+        check_cache(cache, texts.ids.shape[1], texts.padding is None, texts.most)
     return _new_tokens(texts, max_new_tokens, sampling, stop_tokens, seed)
 
 # %% ../notebooks/05a_pretraining.ipynb #ca524c0d

@@ -22,7 +22,10 @@ from tqdm import tqdm
 from .answer_checks import arithmetic, check_answer, check_kind, last_number
 from .classification import LengthBatches, config_for, split_by_key
 from .extras import load_extra
+from .formats.chat_templates import encode_chat
 from .formats.datasets import read_instructions
+from .formats.tokenizers import encode_prompt as encode_text
+from .formats.tokenizers import end_tokens
 from .generation import generate
 from .judges import OllamaJudge
 from .open_weights import format_chat
@@ -58,31 +61,38 @@ def format_prompt(instruction: str, input: str = "", style: str = "chatml") -> s
     Source: the headings are those of Taori et al., "Stanford Alpaca" (2023), without the sentence
         that introduces them there.
     """
-    _check_style(style)
+    if style not in END_OF_RESPONSE:
+        raise ValueError(f"style is {style!r}: it must be one of {', '.join(END_OF_RESPONSE)}")
     if style == "chatml":
-        content = f"{instruction}\n\n{input}" if input else instruction
-        return format_chat([{"role": "user", "content": content}])
+        return format_chat(_message(instruction, input))
     parts = {"Instruction": instruction, "Input": input, "Response": ""}
     return "\n\n".join(f"### {heading}:\n{text}" for heading, text in parts.items()
                        if text or heading == "Response")
 
 
-def _check_style(style: str) -> None:
-    if style not in END_OF_RESPONSE:
-        raise ValueError(f"style is {style!r}: it must be one of {', '.join(END_OF_RESPONSE)}")
+def _message(instruction: str, input: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"{instruction}\n\n{input}" if input else instruction}]
 
 
 def style_for(tokenizer: Tokenizer) -> str:
-    """The format for a tokenizer: "chatml" if it has the special token, else "alpaca"."""
-    known = END_OF_RESPONSE["chatml"] in tokenizer.special_tokens_set
-    return "chatml" if known else "alpaca"
+    """The format for a tokenizer: "chatml" if it has the special token, "template" if its model's
+    files hold a chat template, else "alpaca"."""
+    if END_OF_RESPONSE["chatml"] in tokenizer.special_tokens_set:
+        return "chatml"
+    return "template" if getattr(tokenizer, "chat_template", None) is not None else "alpaca"
 
 # %% ../notebooks/07_instructions.ipynb #0f577c20
 def encode_prompt(instruction: str, input: str, tokenizer: Tokenizer, style: str,
                   where: str = "the prompt") -> list[int]:
-    """Token ids of `format_prompt`. Raises ValueError if a text holds a special token."""
+    """Token ids of `format_prompt`, with the token that begins a text if the model wants one; or,
+    in the style "template", of the chat template that the model's files hold.
+
+    Raises ValueError if a text holds a special token.
+    """
     _refuse_special_tokens((instruction, input), tokenizer, where)
-    return tokenizer.encode(format_prompt(instruction, input, style), allowed_special="all")
+    if style == "template":
+        return encode_chat(tokenizer, _message(instruction, input))
+    return encode_text(tokenizer, format_prompt(instruction, input, style))
 
 
 def encode_entry(entry: Mapping[str, str], tokenizer: Tokenizer, style: str,
@@ -106,17 +116,27 @@ def _refuse_special_tokens(texts: Sequence[str], tokenizer: Tokenizer, where: st
 
 def end_token(tokenizer: Tokenizer, style: str) -> int:
     """The id of the token that ends a response. Raises ValueError if the tokenizer has none."""
-    _check_style(style)
-    if (end := END_OF_RESPONSE[style]) not in tokenizer.special_tokens_set:
-        raise ValueError(f"the tokenizer has no {end!r}, which ends a response in the style "
-                         f"{style!r}: use another style, or the tokenizer of the model")
-    return tokenizer.encode(end, allowed_special="all")[0]
+    ends = list(end_tokens(tokenizer))
+    if style == "template":  # the last end in a turn of the assistant's
+        turns = [*_message("?", ""), {"role": "assistant", "content": "!"}]
+        ends = [token for token in encode_chat(tokenizer, turns, False) if token in ends][-1:]
+    elif style not in END_OF_RESPONSE:
+        raise ValueError(f"style is {style!r}: it must be template or one of "
+                         f"{', '.join(END_OF_RESPONSE)}")
+    elif (end := END_OF_RESPONSE[style]) in tokenizer.special_tokens_set:
+        ends = tokenizer.encode(end, allowed_special="all")
+    if not ends or (style == "chatml" and end not in tokenizer.special_tokens_set):
+        raise ValueError(f"the tokenizer has no token that ends a response in the style {style!r} "
+                         f"({END_OF_RESPONSE.get(style, 'an end of turn')}): use another style, or "
+                         "the tokenizer of the model")
+    return ends[0]
 
 
 def special_ids(tokenizer: Tokenizer) -> set[int]:
     """The ids of all special tokens. None of them is text, so a response ends at any."""
-    return {tokenizer.encode(token, allowed_special="all")[0]
-            for token in tokenizer.special_tokens_set}
+    special = {tokenizer.encode(token, allowed_special="all")[0]
+               for token in tokenizer.special_tokens_set}
+    return special.union(end_tokens(tokenizer))
 
 # %% ../notebooks/07_instructions.ipynb #a90786a9
 class InstructionDataset(Dataset):
@@ -224,7 +244,8 @@ def respond_all(model: LanguageModel, tokenizer: Tokenizer,
     no response that the model learned from holds one.
     """
     style, settings = style or style_for(tokenizer), {"temperature": 0.0, **sampling}
-    stops = special_ids(tokenizer) | {end_token(tokenizer, style)}
+    end_token(tokenizer, style)  # refuses a tokenizer that has none
+    stops = special_ids(tokenizer)
     room = model.config.context_length - max_new_tokens
     rows = enumerate(entries if isinstance(entries, list) else entries.to_dict("records"))
     prompts = [_prompt_ids(entry, tokenizer, style, f"instruction {i}", room) for i, entry in rows]

@@ -4,15 +4,18 @@
 __all__ = ['FETCHED', 'load_pretrained', 'find_pretrained', 'format_chat', 'Chat']
 
 # %% ../notebooks/05b_open_weights.ipynb #4f0a0070
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .assets import fetch
 from .devices import best_device, inference_dtype
+from .formats.chat_templates import Template, chat_template, default_system
+from .formats.conversations import ReadSoFar, answer_ends, fit_conversation
+from .formats.decoding import TextStream
 from .formats.pretrained import open_pretrained
 from .formats.tokenizers import Tokenizer
 from .generation import stream as stream_tokens
@@ -83,85 +86,75 @@ class Chat:
 
     Args:
         model, tokenizer: as `load_pretrained` gives them.
-        system: the first message, which says how to answer; "" for none.
+        system: the first message, which says how to answer; "" for none. None: that it is a helpful
+            assistant, if the template has a place for that.
         max_new_tokens: the longest answer.
-        template: turns messages into one string (see `format_chat`).
-        stop: the special token that ends an answer.
+        template: how the model reads a conversation: in Jinja2, or a function like `format_chat`.
+            None: as its files say, else ChatML.
+        stop: the special token that ends an answer. None: all that its files name.
         sampling: further arguments of `generate`: temperature, top_k, top_p, seed.
 
     Attributes:
         messages: the turns so far, each a dict of role and content.
+        cut: whether the last answer broke off before its end.
+        dropped, notice: how many old turns went for want of room; a sentence if some just did.
+
+    Raises ValueError for a model that was not trained to converse.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer,
-                 system: str = "You are a helpful assistant.", max_new_tokens: int = 200,
-                 template: Callable[..., str] = format_chat, stop: str = "<|im_end|>",
-                 **sampling: Any):
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, system: str | None = None,
+                 max_new_tokens: int = 200, template: Template | None = None,
+                 stop: str | None = None, **sampling: Any):
         self.model, self.tokenizer, self.max_new_tokens = model, tokenizer, max_new_tokens
-        self.template, self.sampling = template, {"temperature": 0.7, "top_p": 0.9, **sampling}
-        if stop not in tokenizer.special_tokens_set:
-            raise ValueError(f"{stop!r} is no special token of this tokenizer: give template and "
-                             "stop as the model was trained with them, or another model")
-        self.stop = tokenizer.encode(stop, allowed_special="all")[0]
-        self.messages = [{"role": "system", "content": system}] if system else []
+        self.template = chat_template(tokenizer) if template is None else template
+        self.ends = answer_ends(tokenizer, stop)
+        self.sampling = {"temperature": 0.7, "top_p": 0.9, **sampling}
+        self.system = default_system(tokenizer, self.template) if system is None else system
+        self.clear()
 
-    def stream(self, text: str) -> Iterator[str]:
-        """Say something; yields the answer piece by piece. Raises ValueError if it cannot fit."""
-        said = {"role": "user", "content": text}
-        ids = torch.tensor([_fit(self, said)])  # (1, tokens)
-        tokens = stream_tokens(self.model, ids, self.max_new_tokens, stop_tokens=[self.stop],
-                               **self.sampling)
-        return _answer(self, said, tokens)
+    def clear(self) -> None:
+        """Begin anew, with `system` as the first message."""
+        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+        self.cut, self.dropped, self.notice = False, 0, ""
+        self.read_so_far, self.answering = ReadSoFar(self.model), None
 
     def say(self, text: str) -> str:
         """Say something; returns the whole answer."""
         return "".join(self.stream(text))
 
-# %% ../notebooks/05b_open_weights.ipynb #e89e89a2
-def _fit(chat: Chat, said: Mapping[str, str]) -> list[int]:
-    """Ids of the conversation with a new message; the oldest turns go until it fits the context."""
-    if not said["content"].strip():
-        raise ValueError("the message is empty: say something")
-    if found := [token for token in chat.tokenizer.special_tokens_set if token in said["content"]]:
-        raise ValueError(f"the message holds the special token {found[0]!r}, which would end or "
-                         "begin a turn: take it out")
-    messages = list(chat.messages)  # the chat's own stay as they are until it fits
-    system = [message for message in messages[:1] if message["role"] == "system"]
-    room = chat.model.config.context_length - chat.max_new_tokens
-    while True:
-        ids = chat.tokenizer.encode(chat.template([*messages, said]), allowed_special="all")
-        if len(ids) <= room:
-            chat.messages = messages
-            return ids
-        if len(messages) == len(system):
-            raise ValueError(f"the message needs {len(ids):,} tokens and the answer "
-                             f"{chat.max_new_tokens:,}, the context has "
-                             f"{chat.model.config.context_length:,}: shorten it, "
-                             "or lower max_new_tokens")
-        del messages[len(system) : len(system) + 2]  # a question and its answer
+    def stream(self, text: str) -> Iterator[str]:
+        """Say something; yields the answer piece by piece. Raises ValueError if it cannot fit.
 
-# %% ../notebooks/05b_open_weights.ipynb #94eb34c5
-def _answer(chat: Chat, said: dict[str, str], tokens: Iterator[Tensor]) -> Iterator[str]:
-    """The pieces of an answer. It joins the conversation at its end, also if it is stopped."""
-    answer = ""
-    try:
-        for piece in _decode(tokens, chat):
-            answer += piece
-            yield piece
-    finally:
-        chat.messages += [said, {"role": "assistant", "content": answer}]
+        Closing the iterator breaks the answer off, and so does the next message.
+        """
+        if self.answering is not None:
+            self.answering.close()
+        said = {"role": "user", "content": text}
+        kept, ids = fit_conversation(self.tokenizer, self.messages, said, self.template,
+                                     self.model.config.context_length, self.max_new_tokens)
+        gone, self.messages = (len(self.messages) - len(kept) + 1) // 2, kept
+        self.dropped += gone
+        self.notice = f"the context is full: the oldest {gone} of the turns went" if gone else ""
+        self.answering = self._answer(said, ids)
+        return self.answering
 
-
-def _decode(tokens: Iterator[Tensor], chat: Chat) -> Iterator[str]:
-    """Text as it grows. A character of several tokens comes when its last token is there."""
-    ids, shown = [], ""
-    for token in tokens:
-        if int(token) == chat.stop:
-            break
-        ids.append(int(token))
-        text = chat.tokenizer.decode(ids)
-        if not text.endswith("\ufffd"):
-            yield text[len(shown) :]
-            shown = text
-    if text := chat.tokenizer.decode(ids)[len(shown) :]:
-        yield text  # an unfinished character, shown as the replacement sign
+    def _answer(self, said: dict[str, str], ids: list[int]) -> Iterator[str]:
+        """The pieces of an answer. What was said joins the conversation, however it ends."""
+        cache = self.read_so_far.recall(ids, self.max_new_tokens)  # what it has read already
+        tokens = stream_tokens(self.model, torch.tensor([ids]), self.max_new_tokens, cache=cache,
+                               stop_tokens=self.ends, **self.sampling)
+        text = TextStream(self.tokenizer, continues=False, skip_special=True)
+        answer, self.cut, failed = "", True, True
+        try:
+            for token in map(int, tokens):
+                self.read_so_far.add(token)
+                if token in self.ends:
+                    self.cut = False
+                    break
+                if piece := text.push(token):  # nothing, inside a character of several tokens
+                    answer += piece
+                    yield piece
+            failed = False
+        finally:
+            if answer or not failed:
+                self.messages += [said, {"role": "assistant", "content": answer}]

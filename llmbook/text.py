@@ -18,9 +18,8 @@ import tiktoken
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from .assets import fetch
+from .assets import ProgressBar, fetch
 from .tokenizing import (decode_text, encode_iterable, encode_text, read_merges,
                                 read_tokenizer, save_tokenizer, tokenizer_from_merges, utf8)
 
@@ -154,8 +153,8 @@ def train_bpe(text: str | Iterable[str], vocab_size: int,
         raise ValueError("text is empty: there is nothing to learn merges from")
     pairs, merges = _PairCounts(chunks), []
     tokens = [bytes([byte]) for byte in range(256)]
-    for new_id in tqdm(range(256, vocab_size - len(special_tokens)), desc="merges",
-                       disable=not progress):
+    for new_id in ProgressBar(range(256, vocab_size - len(special_tokens)), desc="merges",
+                              disable=not progress):
         if (pair := pairs.most_common()) is None:
             raise ValueError(f"the text has pairs for {new_id + len(special_tokens)} tokens only: "
                              f"lower vocab_size ({vocab_size}) to that, or give more text")

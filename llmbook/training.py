@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['next_token_loss', 'count_targets', 'evaluate', 'TrainingConfig', 'learning_rate_at', 'decay_groups', 'endless',
-           'History', 'OneProcess', 'add_gradients', 'clip_gradients', 'update', 'train', 'save_model', 'load_model']
+           'History', 'add_gradients', 'clip_gradients', 'update', 'train', 'save_model', 'load_model']
 
 # %% ../notebooks/05a_pretraining.ipynb #76baac52
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .devices import (PRECISIONS, autocast, chosen_device, evaluation_mode, whole_state,
-                             whole_tensor, without_weights)
+from .devices import (PRECISIONS, OneProcess, autocast, chosen_device, evaluation_mode,
+                             whole_state, whole_tensor, without_weights)
 from .diagnosis import explain_not_finite
 from .extras import load_extra
 from .families import family_of
-from .files import is_first, process_place
+from .files import is_first
 from .model_files import (check_empty_folder, check_own_folder, describe_misfits, publish,
                                  read_configuration, read_weights, write_weights)
 from .protocols import LossFunction, RunKeeper, Team
@@ -211,38 +210,6 @@ class History:
         pd = load_extra("pandas")
         columns = ["loss", "val_loss", "learning_rate", "gradient_norm", "examples", "seconds"]
         return pd.DataFrame(self.steps, columns=["step", *columns]).set_index("step")
-
-# %% ../notebooks/05a_pretraining.ipynb #bb93a969
-class OneProcess:
-    """A team of one: this process trains alone, on `device` (the best there is if None).
-
-    `llmbook.scale.team.Team` has the same methods for several. Raises ValueError if torchrun
-    started more than this process.
-    """
-
-    size, rank, leads = 1, 0, True
-
-    def __init__(self, device: torch.device | str | None = None):
-        if (size := process_place()[1]) > 1:
-            raise ValueError(f"{size} processes were started (WORLD_SIZE) and each would train "
-                             "alone: pass team=Team() of llmbook.scale.team")
-        self.device = chosen_device(device)
-
-    def share(self, model: nn.Module, loss_fn: LossFunction) -> LossFunction:
-        """What to call in place of `loss_fn`."""
-        return loss_fn
-
-    def own_rows(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The rows of a batch that are this process's: all of them."""
-        return tuple(batch)
-
-    def exchange(self, last: bool) -> AbstractContextManager:
-        """The context of a forward and backward pass: with nobody to exchange gradients with."""
-        return nullcontext()
-
-    def sum(self, number: float) -> float:
-        """A number added up over the processes."""
-        return number
 
 # %% ../notebooks/05a_pretraining.ipynb #ece49da9
 def add_gradients(model: nn.Module, parts: Sequence[Sequence[Tensor]], loss_fn: LossFunction,

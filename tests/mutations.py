@@ -189,6 +189,18 @@ MUTATIONS = {
         ["instructions"]),
     "targets of a response are its inputs": (
         "instructions", "= ids[first + 1 :]", "= ids[first:-1]", ["instructions"]),
+    "accuracy of all steps so far": (
+        "classification", "count[:] = 0, 0", "pass", ["classification"]),
+    "the end token in the response": (
+        "instructions", "if token not in stops]", "]", ["instructions"]),
+    "a response's loss is a mean of means": (
+        "instructions", "return total / counts.sum().clamp(min=1)", "return total / len(counts)", ["instructions"]),
+    "huge powers are computed": (
+        "answer_checks", "exponent >= _LARGEST_BITS", "exponent < 0", ["answer_checks"]),
+    "a weekday beside another is an answer": (
+        "answer_checks", "names == {wanted}", "wanted in names", ["answer_checks"]),
+    "two decimals of a third are enough": (
+        "answer_checks", "6 <= decimals <= 15", "2 <= decimals <= 15", ["answer_checks"]),
 
     # long runs
     "checkpoint: what AdamW remembers is not restored": (
@@ -206,13 +218,18 @@ MUTATIONS = {
         "scale.run_state", 'if changed := self.changed(about["settings"], allow):', "if changed := []:",
         ["scale/checkpoints"]),
     "checkpoint: a setting that an older one lacks counts as changed": (
-        "scale.run_state", "before.get(name, self.defaults.get(name))", "before.get(name)", ["scale/checkpoints"]),
+        "scale.run_state", "before.get(name, self.defaults.get(name))", "before.get(name)",
+        ["scale/checkpoint_files"]),
+    "a signal milliseconds after another ends the run at once": (
+        "scale.signals", "elif now - self.first >= GRACE:", "else:", ["scale/signals"]),
+    "a signal that was ignored when the run began is taken": (
+        "scale.signals", "if handler not in (signal.SIG_IGN, None):", "if True:", ["scale/signals"]),
     "checkpoint: damage is not looked for": (
         "scale.checkpoint_folder", "if checksum_of(self.path / name) != checksum:", "if False:",
         ["scale/checkpoints"]),
     "checkpoint: one failed reading is damage": (
         "scale.checkpoint_folder", "return patiently(self._look) and patiently(self._look)",
-        'return "unreadable" if self._look() else None', ["scale/checkpoints"]),
+        "return self._look()", ["scale/checkpoint_files"]),
     "checkpoint: a failed write ends the run": (
         "scale.checkpoints", "error = writing.exception()", "error = writing.result()", ["scale/checkpoints"]),
     "team: rows are shared out, each row to the first process": (
@@ -228,7 +245,7 @@ MUTATIONS = {
         "random.choice(len(self.windows), self.batch_size)", ["scale/token_files"]),
     "token shards: a flipped bit is not noticed": (
         "scale.token_shards", "(found := zlib.crc32(ids)) != self.crc32:", "(found := 0) != 0:",
-        ["scale/token_files"]),
+        ["scale/token_shards"]),
     "token files: documents do not end": (
         "scale.encoding", "np.array([self.end_of_text], self.dtype)]", "np.array([], self.dtype)]",
         ["scale/token_files"]),

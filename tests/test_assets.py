@@ -286,7 +286,7 @@ def test_a_file_is_hashed_once_a_process_unless_it_changes(cache, monkeypatch):
     source, hashed = Gives(), []
     offer(source)
     path = fetch("poem")
-    monkeypatch.setattr(assets, "_sha256", lambda p, _real=assets._sha256: hashed.append(p) or _real(p))
+    monkeypatch.setattr(assets, "sha256_of", lambda p, _real=assets.sha256_of: hashed.append(p) or _real(p))
     for _ in range(3):
         fetch("poem")
     assert hashed == [path]
@@ -477,12 +477,12 @@ def assert_ended(note: Path) -> None:
 
 
 def test_a_pip_that_receives_nothing_is_stopped(cache, hanging_pip, monkeypatch):
-    monkeypatch.setattr(assets, "STALL_SECONDS", 1)
+    monkeypatch.setattr(assets, "STALL_SECONDS", 0.5)
     offer(WheelMember("tinypoem==1.0", "tinypoem/one.txt"), Gives())
     fetch("poem")
     assert_ended(hanging_pip)
     offer(WheelMember("tinypoem==1.0", "tinypoem/one.txt"), name="only")
-    assert "pip received nothing for 1 s" in failure("only")
+    assert "pip received nothing for 0.5 s" in failure("only")
 
 
 def test_a_cache_folder_that_cannot_be_made(cache, tmp_path, monkeypatch):
@@ -515,6 +515,34 @@ def test_a_cache_folder_that_refuses_to_be_written(cache, monkeypatch):
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert re.search(r"cannot use the cache folder .*Permission denied.*LLMBOOK_CACHE", failure())
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), AssetError(
+    "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device")])
+def test_a_full_disk_is_not_taken_for_a_bad_source(cache, error):
+    """Finding A24: Errno 28 came without a path, and with the advice to try again later."""
+    spare = Gives()
+    offer(Gives(DATA[:99], error=error), spare)
+    message = failure()
+    assert f"no room left for {cache / 'poem'}: make some, or set" in message and "LLMBOOK_CACHE" in message
+    assert "\n" not in message and spare.calls == 0 and files_below(cache) == ["poem"]
+
+
+def test_a_damaged_archive_is_named_and_the_next_source_used(cache, tmp_path):
+    wheel = build_wheel(tmp_path / "wheels", {"tinypoem/one.txt": DATA})
+    data = bytearray(wheel.read_bytes())
+    data[data.index(DATA[:40]) + 7] ^= 1  # zipfile stores it plain, and has its checksum
+    wheel.write_bytes(data)
+    offer(WheelMember("tinypoem==1.0", "tinypoem/one.txt"))
+    assert "wheel tinypoem==1.0, member tinypoem/one.txt: BadZipFile: Bad CRC-32" in failure()
+    offer(WheelMember("tinypoem==1.0", "tinypoem/one.txt"), Gives(), name="again")
+    assert fetch("again").read_bytes() == DATA
+
+
+def test_a_list_that_nobody_reads_to_its_end(cache):
+    shown = subprocess.run(f"{sys.executable} -m llmbook.assets | true", shell=True, capture_output=True, text=True,
+                           env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    assert shown.stderr == ""
 
 
 # Interruptions and other processes
@@ -573,7 +601,7 @@ class Slow:
         with open(sys.argv[1], "a") as log:
             log.write("asked\\n")
         target.write_bytes(b"half")
-        time.sleep(2.5)
+        time.sleep(1.5)
         target.write_bytes(b"whole")
 
 assets.ASSETS["poem"] = (assets.AssetFile("poem.txt", sys.argv[2], (Slow(),)),)

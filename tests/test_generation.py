@@ -293,8 +293,8 @@ def test_rows_with_a_cache_are_not_dropped_under_its_owner(model):
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda cache: None, r"holds 5 tokens and the prompt has 3: cache.rewind\(2\)"),
-    (lambda cache: cache.rewind(3), r"cache.rewind\(2\) first"),
+    (lambda cache: None, r"holds 5 tokens and the prompt has 3: first cache.rewind\(2\)"),
+    (lambda cache: cache.rewind(3), r"first cache.rewind\(2\)"),
     (lambda cache: (cache.rewind(0), setattr(cache, "max_tokens", 4)), "room for 4 tokens and 6 are needed"),
     (lambda cache: setattr(cache, "padding", torch.tensor([1])), "without padding"),
 ])

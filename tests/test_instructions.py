@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from llmbook import instructions, training
 from llmbook.classification import LengthBatches, split_by_key, text_key
 from llmbook.devices import autocast
+from llmbook.formats.pretrained_tokenizer import PretrainedTokenizer
+from llmbook.formats.tokenizer_runners import EncodingRunner
 from llmbook.generation import generate
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.instructions import (
@@ -109,16 +111,45 @@ def test_the_prompt_is_chatml_without_input_if_nothing_is_said():
 
 
 def test_an_unknown_style_is_named():
-    message = "^style is 'vicuna': it must be one of alpaca, chatml$"
-    with pytest.raises(ValueError, match=message):
-        format_prompt("Go.", style="vicuna")
-    with pytest.raises(ValueError, match=message):
-        InstructionDataset(SIX, CHAT, 96, "vicuna")
+    for call in (lambda: format_prompt("Go.", style="vicuna"), lambda: InstructionDataset(SIX, CHAT, 96, "vicuna"),
+                 lambda: respond(language_model(), CHAT, "go", style="vicuna")):
+        with pytest.raises(ValueError, match="^style is 'vicuna': it must be .*one of alpaca, chatml$"):
+            call()
 
 
-def test_an_unknown_style_is_named_by_respond_too():
-    with pytest.raises(ValueError, match="^style is 'vicuna': it must be one of alpaca, chatml$"):
-        respond(language_model(), CHAT, "go", style="vicuna")
+TEMPLATE = ("{{ bos_token }}{% for message in messages %}<|im_start|>{{ message['role'] }}: {{ message['content'] }}"
+            "<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}")
+
+
+def own_template(**settings) -> PretrainedTokenizer:
+    """As Llama 3's: neither ChatML nor plain text, two tokens that end, and one that begins."""
+    inner = train_bpe(TEXT, 300, ("<|begin|>", "<|im_start|>", "<|eot_id|>", "<|end_of_text|>"))
+    return PretrainedTokenizer(EncodingRunner(inner), named={"bos_token": "<|begin|>", "eos_token": "<|end_of_text|>"},
+                               **settings)
+
+
+def test_a_model_s_own_chat_template_is_used():  # finding A6
+    tokenizer = own_template(chat_template=TEMPLATE)
+    begin, _, eot, end = range(296, 300)
+    assert style_for(tokenizer) == "template" and end_token(tokenizer, "template") == eot
+    ids, prompt_tokens = InstructionDataset(SIX, tokenizer, 96)[2]
+    assert tokenizer.decode(ids.tolist()) == ("<|begin|><|im_start|>user: count\n\nsalt salt<|eot_id|><|im_start|>"
+                                              "assistant: two<|eot_id|>")
+    assert ids[0] == begin and tokenizer.decode(ids[prompt_tokens:-1].tolist()) == "two"
+    for stop in (eot, end):
+        model = Scripted(*tokenizer.encode("gold"), stop, *tokenizer.encode("salt"))
+        assert respond(model, tokenizer, "who", max_new_tokens=9) == "gold"
+        assert model.read[0][0] == encode_prompt("who", "", tokenizer, "template")
+    with pytest.raises(ValueError, match=re.escape("holds the special token '<|eot_id|>'")):
+        respond(model, tokenizer, "who<|eot_id|>")
+
+
+def test_a_base_model_s_own_beginning_and_end_are_used():  # finding A6
+    tokenizer = own_template(prefix=[296])
+    assert style_for(tokenizer) == "alpaca"
+    ids, _ = InstructionDataset(SIX, tokenizer, 96)[4]
+    assert ids[0] == 296 and ids[-1] == end_token(tokenizer, "alpaca") == 299
+    assert tokenizer.decode(ids[1:-1].tolist()) == "### Instruction:\nwho\n\n### Response:\ncaptain"
 
 
 def test_the_tokenizer_decides_the_style_and_the_end():
@@ -130,11 +161,10 @@ def test_the_tokenizer_decides_the_style_and_the_end():
 @pytest.mark.parametrize("style, tokenizer, token", [
     ("chatml", PLAIN, "<|im_end|>"), ("alpaca", train_bpe(TEXT, 270, ()), "<|endoftext|>")])
 def test_a_tokenizer_without_the_end_token_is_an_error(style, tokenizer, token):
-    message = (f"the tokenizer has no '{token}', which ends a response in the style '{style}': "
-               "use another style, or the tokenizer of the model")
+    message = f"ends a response in the style '{style}' ({token}): use another style, or the tokenizer of the model"
     for call in (lambda: end_token(tokenizer, style), lambda: InstructionDataset(SIX, tokenizer, 99, style),
                  lambda: respond(language_model(), tokenizer, "go", style=style)):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        with pytest.raises(ValueError, match=re.escape(message)):
             call()
 
 
@@ -386,7 +416,7 @@ def test_accumulated_parts_are_one_large_batch(mask_prompt):
     items, runs = [dataset[place] for place in range(6)], []
     for parts in ([items[:1], items[1:2], items[2:5], items[5:]], [items]):
         model, batches = language_model(spread=0.2), [collate_instructions(part, mask_prompt) for part in parts]
-        config = TrainingConfig(3, 1e-2, accumulation_steps=len(parts), **QUICK)
+        config = TrainingConfig(3, 1e-4, accumulation_steps=len(parts), **QUICK)
         measured = evaluate(model, batches, response_loss)
         history = train(model, batches, response_loss, config)
         seen = [number for step in history.steps for number in (step["loss"], step["gradient_norm"])]

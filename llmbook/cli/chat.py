@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Hold a conversation on the terminal; returns the exit code."""
     if sys.stdin is None:
         raise UsageError("the standard input is closed: there is nobody to talk with; give it a terminal or a file")
-    check_text(arguments.system, "--system")
+    check_text(arguments.system or "", "--system")
     from .interrupts import import_torch
 
     import_torch()
@@ -40,14 +40,14 @@ def run(arguments: argparse.Namespace) -> int:
     names = ("temperature", "top_k", "top_p", "seed")
     sampling = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     model, tokenizer = open_model(arguments.model, arguments.tokenizer, arguments.device, arguments.dtype)
+    sampling["vocab_size"] = tokenizer.n_vocab  # of more ids than that, none is ever said
     try:
         talk = Chat(model, tokenizer, arguments.system, arguments.max_new_tokens, **sampling)
     except ValueError as error:
-        if "special token" not in str(error) and "template" not in str(error):
-            raise
-        raise ValueError(f"{arguments.model} is a base model, which was never taught to answer: let it go on with a "
-                         f"text (llmbook generate --model {arguments.model} \"Once\"), teach it (llmbook finetune "
-                         f"--model {arguments.model} --data FILE --out FOLDER), or choose another --model") from error
+        name = arguments.model
+        raise ValueError(f"{name} is a base model, which was never taught to answer ({error}). Let it go on with a "
+                         f"text (llmbook generate --model {name} \"Once\"), teach it (llmbook finetune --model {name} "
+                         "--data FILE --out FOLDER), or choose another --model") from error
     return Conversation(talk, arguments.model, terminal=sys.stdin.isatty() and sys.stdout.isatty()).hold()
 
 
@@ -114,11 +114,10 @@ class Conversation:
         """That an answer was cut, and how fast it came."""
         tokens = len(self.talk.tokenizer.encode(answer, disallowed_special=())) if answer else 0
         limit = self.talk.max_new_tokens
-        cut = not stopped and getattr(self.talk, "cut", tokens >= limit)
-        if cut:
+        if self.talk.cut and not stopped:
             self._aside(f"cut after {limit:,} tokens: --max-new-tokens {2 * limit} allows longer answers")
-        if dropped := getattr(self.talk, "dropped", 0):
-            self._aside(f"the context is full: the oldest {dropped} messages are forgotten")
+        if self.talk.notice:
+            self._aside(self.talk.notice)
         if self.terminal and tokens:
             self._aside(f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.1f} per second")
 
@@ -136,24 +135,18 @@ class Conversation:
         if word == "/help":
             print(HELP)
         elif word == "/clear":
-            self._begin_anew(self._system())
+            self.talk.clear()
             print("(forgotten)")
         elif word == "/system":
             if rest:
-                self._begin_anew(rest)
-            print(f"(system: {self._system() or 'none'})")
+                self.talk.system = rest
+                self.talk.clear()
+            print(f"(system: {self.talk.system or 'none'})")
         elif word == "/save":
             self._save(rest)
         else:
             print(f"({word} is no command: /help lists them; //{word[1:]} sends it as a message)")
         return False
-
-    def _system(self) -> str:
-        first = self.talk.messages[:1]
-        return first[0]["content"] if first and first[0]["role"] == "system" else ""
-
-    def _begin_anew(self, system: str) -> None:
-        self.talk.messages = [{"role": "system", "content": system}] if system else []
 
     def _save(self, name: str) -> None:
         """Write the conversation to a new file, or again to one that was written by this one."""

@@ -87,8 +87,9 @@ def _train(arguments: argparse.Namespace, settings: Any, started: Any, source: s
     from .logs import Reports
     from .models import open_model
     from .terminal import say, shows_progress
-    from .training import config_settings, team_argument
+    from .training import check_device, config_settings, team_argument
 
+    check_device(settings)
     given = {"progress": shows_progress(), **config_settings(settings)}
     settings.make("training", TrainingConfig, **{"max_steps": 1, **given})
     batch_size, seed = settings.get("training", "batch_size"), settings.get("training", "seed")

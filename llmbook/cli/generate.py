@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     if ids.numel() == 0:
         raise UsageError(f"the prompt {prompt!r} has no tokens: give a few words to go on from")
     tokens = stream(model, ids, arguments.max_new_tokens, arguments.temperature, arguments.top_k, arguments.top_p,
-                    ends, arguments.seed)
+                    ends, arguments.seed, vocab_size=tokenizer.n_vocab)
     print(prompt, end="", flush=True)
     text = TextStream(tokenizer)
     for token in tokens:

@@ -101,26 +101,7 @@ def open_model(name: str, tokenizer: str | None = None, device: str | None = Non
     if chosen.n_vocab > model.config.vocab_size:
         raise ValueError(f"the tokenizer has {chosen.n_vocab:,} tokens, {name} knows {model.config.vocab_size:,}: "
                          "they do not belong together, give the tokenizer that it was trained with")
-    if chosen.n_vocab < model.config.vocab_size and not training:
-        _never_write(model, chosen.n_vocab)
     return model, chosen
-
-
-def _never_write(model: Any, n_vocab: int) -> None:
-    """Keep a model, in place, from choosing ids from `n_vocab` on: rows that round its vocabulary up, which stand for
-    no text and were never trained."""
-    from torch import nn
-
-    def without_spare(logits: Any) -> Any:
-        spare = logits[..., n_vocab:]
-        spare.fill_(float("-inf"))
-        return logits
-
-    if isinstance(model.lm_head, nn.Module):
-        model.lm_head.register_forward_hook(lambda layer, inputs, logits: without_spare(logits))
-    else:
-        inner = model.lm_head
-        model.lm_head = lambda hidden: without_spare(inner(hidden))
 
 
 def _number_format(name: str) -> Any:

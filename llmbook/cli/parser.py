@@ -121,8 +121,8 @@ def _chat(command: Callable[..., Parser]) -> None:
     one = command("chat", "Talk with a model that was trained to.", f"llmbook chat --model {DEFAULT_MODEL}")
     _model_flags(one)
     _writing_flags(one, None)
-    one.add_argument("--system", default="You are a helpful assistant.", metavar="TEXT", help="the first message, "
-                     "which says how to answer")
+    one.add_argument("--system", metavar="TEXT", help="the first message, which says how to answer; '' for none "
+                     "(that it is a helpful assistant, where the model has a place for that)")
 
 
 def _training_flags(added: Parser) -> None:

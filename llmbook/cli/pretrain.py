@@ -27,7 +27,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = training_config(settings)
     if arguments.dry_run:
         from .cost import dry_run
+        from .training import check_device
 
+        check_device(settings)
         return dry_run(settings, config, settings.get("training", "batch_size"))
     return _train(settings, config)
 
@@ -49,12 +51,13 @@ def _train(settings: Any, config: Any) -> int:
     from .data import Data
     from .logs import Reports
     from .runs import Run
-    from .training import train_with_team
+    from .training import check_device, train_with_team
 
     data = Data(settings)
     with Run("pretrain", settings, texts=data.content_paths()) as run:
         if run.finished:
             return run.say_finished()
+        check_device(settings)
         checkpoints, reports = run.checkpoints(), Reports(run)
         tokenizer = data.tokenizer(folder := run.folder / "tokens")
         model_config = settings.model_config(tokenizer.n_vocab)

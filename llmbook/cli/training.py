@@ -9,19 +9,22 @@ from ..files import process_place
 from .device import find_device
 from .settings import Settings
 
-__all__ = ["config_settings", "team_argument", "train_with_team"]
+__all__ = ["check_device", "config_settings", "team_argument", "train_with_team"]
 
 
 def config_settings(settings: Settings) -> dict[str, Any]:
-    """What [training] gives to `TrainingConfig`: all but what the command itself uses. Raises UsageError for a device
-    that is not here."""
+    """What [training] gives to `TrainingConfig`: all but what the command itself uses."""
     from dataclasses import fields
 
     from ..training import TrainingConfig
 
-    find_device(settings.get("training", "device"), settings.place("training", "device"))
     known = {item.name for item in fields(TrainingConfig)}
     return {key: value for key, value in settings.values["training"].items() if key in known}
+
+
+def check_device(settings: Settings) -> None:
+    """Raise UsageError if the device of [training] is not here."""
+    find_device(settings.get("training", "device"), settings.place("training", "device"))
 
 
 def team_argument(settings: Settings, function: Any) -> dict[str, Any]:

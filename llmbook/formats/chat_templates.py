@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .pretrained_tokenizer import MARKS, PretrainedTokenizer, adapt
 from .template_sandbox import render_template
 
-__all__ = ["CHATML", "chat_template", "encode_chat", "render_chat"]
+__all__ = ["CHATML", "Template", "chat_template", "default_system", "encode_chat", "render_chat"]
+
+Template = str | Callable[..., str]  # in Jinja2, or a function of the messages that returns one string
 
 # The layout of `llmbook.open_weights.format_chat`, for models whose files have no template of their own.
 CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>"
@@ -46,20 +48,33 @@ def render_chat(template: str, messages: Sequence[Mapping[str, Any]], open_answe
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], open_answer: bool = True,
-                template: str | None = None, **values: Any) -> list[int]:
+                template: Template | None = None, **values: Any) -> list[int]:
     """Ids of a conversation, as the model was trained to read it.
 
     Args:
         tokenizer: any tokenizer. messages, open_answer, values: as for `render_chat`.
-        template: instead of the one that belongs to the tokenizer.
+        template: instead of the one that belongs to the tokenizer: in Jinja2, or a function of the messages that
+            returns a string, and ends it with the answer's beginning unless it is called with open_answer=False.
 
     Special tokens come from the template alone. In a message they are spelled out like any text, so that nobody can
     end a turn, or speak as somebody else, by writing them. Raises ValueError as `render_chat` and `chat_template`.
     """
     known = adapt(tokenizer)
-    text = render_chat(template or chat_template(known), _marked(messages, known), open_answer,
-                       **{**known.named, **values})
-    return known.encode_marked(text)
+    template = chat_template(known) if template is None else template
+    marked = _marked(messages, known)
+    if callable(template):
+        return known.encode_marked(template(marked) if open_answer else template(marked, open_answer=False))
+    return known.encode_marked(render_chat(template, marked, open_answer, **{**known.named, **values}))
+
+
+def default_system(tokenizer: Any, template: Template, text: str = "You are a helpful assistant.") -> str:
+    """`text` as a system message, or "" if the template has no place for one, as some models' have not."""
+    messages = [{"role": "system", "content": text}, {"role": "user", "content": "Hi"}]
+    try:
+        encode_chat(tokenizer, messages, template=template)
+    except ValueError:
+        return ""
+    return text
 
 
 def _marked(value: Any, tokenizer: PretrainedTokenizer) -> Any:

@@ -99,7 +99,7 @@ class Layout:
         folder = Path(folder)
         settings = self.config_to_hugging_face(model.config)
         for name in ("config.json", "model.safetensors"):
-            if (folder / name).exists():
+            if is_first() and (folder / name).exists():  # another process may come here after the first has written
                 raise FileExistsError(f"{folder / name} exists: give an empty folder")
         state: dict[str, Tensor] = {}
         for name, tensor in whole_state(model).items():

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..tokenizing import utf8
 from .tokenizer_descriptions import Description
 from .tokenizer_runners import EncodingRunner, HubRunner, Runner
 
@@ -137,12 +138,10 @@ class PretrainedTokenizer:
         return [part for part in parts if part != ""]
 
     def _encode_parts(self, parts: Sequence[str | int]) -> list[int]:
-        try:
-            return self.runner.encode(parts)
-        except UnicodeEncodeError:  # half a surrogate pair, as a broken program may send: replaced, as tiktoken does
-            whole = [part if isinstance(part, int) else part.encode("utf-16", "surrogatepass").decode(
-                "utf-16", "replace") for part in parts]
-            return self.runner.encode(whole)
+        for part in parts:
+            if isinstance(part, str):
+                utf8(part)  # raises ValueError for half of a surrogate pair
+        return self.runner.encode(parts)
 
 
 def adapt(tokenizer: Any) -> PretrainedTokenizer:

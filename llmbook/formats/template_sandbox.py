@@ -25,7 +25,7 @@ from jinja2.visitor import NodeTransformer
 
 __all__ = ["MAX_STEPS", "TemplateTooCostly", "render_template"]
 
-MAX_STEPS = 300_000  # turns of loops and calls of macros
+MAX_STEPS = 200_000  # turns of loops and calls of macros
 MAX_CHARACTERS = 20_000_000  # of all texts and lists that are made on the way, and 200 times what is given
 MAX_SECONDS = 20.0
 _LARGEST_NUMBER = 10_000  # as a width, a count or an indent

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import tiktoken
 import tokenizers as hub
 
+from ..tokenizing import encode_text
 from .tokenizer_descriptions import Description, byte_alphabet
 
 __all__ = ["EncodingRunner", "HubRunner", "Runner"]
@@ -24,7 +25,7 @@ __all__ = ["EncodingRunner", "HubRunner", "Runner"]
 GPT2_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SMOLLM_PIECES = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+"  # digits one by one
                  r"|\s+(?![^\s\p{N}])|\s+")
-_BULK = 400_000  # characters from which on it pays to set tiktoken up, which takes half a second
+_BULK = 100_000  # characters from which on it pays to set tiktoken up, which takes half a second
 
 
 class Runner(Protocol):
@@ -59,7 +60,7 @@ class EncodingRunner:
     def encode(self, parts: Sequence[str | int]) -> list[int]:
         ids: list[int] = []
         for part in parts:
-            ids += [part] if isinstance(part, int) else self.encoding.encode(part, disallowed_special=())
+            ids += [part] if isinstance(part, int) else encode_text(part, self.encoding)
         return ids
 
     def token_bytes(self, number: int) -> bytes | None:
@@ -242,7 +243,7 @@ class _Quick:
     def encode(self, parts: Sequence[str | int]) -> list[int]:
         ids: list[int] = []
         for part in parts:
-            ids += [part] if isinstance(part, int) else self._encoding.encode_ordinary(part)
+            ids += [part] if isinstance(part, int) else encode_text(part, self._encoding)
         return ids
 
 

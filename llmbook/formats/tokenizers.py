@@ -116,7 +116,8 @@ def _all_added(content: Mapping[str, Any], settings: Mapping[str, Any], named: M
             added = [*added, {"content": token, "id": vocab[token], "special": True}]
             known.add(token)
     return [entry for entry in added if vocab_size is None or not isinstance(entry, Mapping)
-            or entry.get("content") in vocab or type(entry.get("id")) is not int or entry["id"] < vocab_size]
+            or entry.get("content") in {*vocab, *named.values()} or type(entry.get("id")) is not int
+            or entry["id"] < vocab_size]
 
 
 def _ends_in(folder: Path) -> Iterator[int]:
@@ -151,7 +152,9 @@ def save_tokenizer_files(tokenizer: Any, folder: Path) -> None:
     stays). Raises ValueError for a tokenizer of which no description is known.
     """
     known, folder = adapt(tokenizer), Path(folder)
-    description = known.description or description_of_encoding(tokenizer)
+    if (description := known.description) is None:
+        raise ValueError(f"a tokenizer of the type {type(tokenizer).__name__} cannot be written in Hugging Face's "
+                         "format: llmbook.text.save_tokenizer keeps it for llmbook")
     tokens = {number: token for token, number in {**description.vocabulary, **description.added}.items()}
     named = dict(known.named)
     if known.end_ids and "eos_token" not in named and known.end_ids[0] in tokens:
@@ -169,14 +172,6 @@ def save_tokenizer_files(tokenizer: Any, folder: Path) -> None:
     for name, content in (("tokenizer.json", {**description.content, "post_processor": before}),
                           ("tokenizer_config.json", settings), ("generation_config.json", generation)):
         replace_file(folder / name, json.dumps(content, ensure_ascii=False, indent=0).encode("utf-8"))
-
-
-def description_of_encoding(encoding: Any) -> Description:
-    """What a tiktoken encoding consists of, as tokenizer.json says it: with each way to make a token as a merge."""
-    if not isinstance(encoding, tiktoken.Encoding):
-        raise ValueError(f"a tokenizer of the type {type(encoding).__name__} cannot be written as tokenizer.json")
-    raise ValueError("not yet")
-
 
 
 # The names of the first edition, until all callers use the new ones.

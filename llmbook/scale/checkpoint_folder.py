@@ -23,7 +23,7 @@ from torch import Tensor
 from ..devices import is_sharded, own_part
 from ..files import replace_file
 
-__all__ = ["RunCheckpoint", "CheckpointFolder", "FORMAT", "write_part"]
+__all__ = ["CheckpointFolder", "RunCheckpoint", "patiently", "write_part"]
 
 FORMAT = 2  # what is written; 1 is llmbook 0.1.0's
 READABLE = (1, 2)

@@ -37,7 +37,7 @@ def source_files(source: Documents) -> list[Path]:
         ValueError: if nothing is there, or nothing of a known kind.
     """
     if isinstance(source, Mapping):
-        raise ValueError(f"source is a mapping of {', '.join(map(str, source))[:60]}: give the documents of one of "
+        raise ValueError(f"source is a mapping of {_names(source)}: give the documents of one of "
                          "them")
     if not isinstance(source, str | Path):
         if not isinstance(source, Iterable):
@@ -194,8 +194,8 @@ def _row_parts(rows: Iterable[tuple[str, Any]], column: str, size: int) -> Itera
     blank = 0
     for where, row in rows:
         if isinstance(row, Mapping) and column not in row:
-            raise ValueError(f"{where} has no {column!r} (it has {', '.join(map(str, row))}): name the column of the "
-                             "text by text_column")
+            raise ValueError(f"{where} has no {column!r} (it has {_names(row)}): name the column of the text by "
+                             "text_column")
         text = row[column] if isinstance(row, Mapping) else row
         if not isinstance(text, str):
             raise ValueError(f"{where}: the text is {str(text)[:40]!r}, of type {type(text).__name__}: it must be a "
@@ -210,6 +210,11 @@ def _row_parts(rows: Iterable[tuple[str, Any]], column: str, size: int) -> Itera
             raise ValueError(f"{where}: character {error.start} ({text[error.start]!r}) has no UTF-8: it is half of a "
                              "pair, take it out") from None
         yield from _split(io.BytesIO(data), 0, len(data), size, where)
+
+
+def _names(columns: Iterable[Any]) -> str:
+    """Some of them, in one line."""
+    return ", ".join(name if (name := str(column)).isprintable() else repr(name) for column in columns)[:80]
 
 
 def _item_rows(source: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -245,7 +250,7 @@ def _parquet_rows(path: Path, column: str) -> Iterator[tuple[str, Any]]:
     try:
         with parquet.ParquetFile(path) as file:
             if column not in (names := file.schema_arrow.names):
-                raise ValueError(f"{path} has no column {column!r} (it has {', '.join(names)}): name the column of the "
+                raise ValueError(f"{path} has no column {column!r} (it has {_names(names)}): name the column of the "
                                  "text by text_column")
             for batch in file.iter_batches(batch_size=256, columns=[column]):
                 for value in batch.column(0):

@@ -31,15 +31,16 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """A hash of all that decides which ids a text gets, 16 hexadecimal digits. Equal for equal tokenizers, whatever
     their names.
 
-    A tokenizer that is no `tiktoken.Encoding` says it by an attribute `fingerprint`.
+    A tokenizer that is no `tiktoken.Encoding`, and wraps none, says it by an attribute `fingerprint`.
     """
-    if isinstance(tokenizer, tiktoken.Encoding):
-        ranks, special = tokenizer._mergeable_ranks, tokenizer._special_tokens
-        content = repr((tokenizer._pat_str, sorted(ranks.items()), sorted(special.items())))
-    elif hasattr(tokenizer, "fingerprint"):
-        return tokenizer.fingerprint
-    else:
-        content = tokenizer._tokenizer.to_str()  # until all have a fingerprint
+    if own := getattr(tokenizer, "fingerprint", None):
+        return own
+    encoding = getattr(getattr(tokenizer, "runner", None), "encoding", tokenizer)
+    if not isinstance(encoding, tiktoken.Encoding):
+        raise ValueError(f"a {type(tokenizer).__name__} does not say what decides its ids: give it an attribute "
+                         "fingerprint, a text")
+    ranks, special = encoding._mergeable_ranks, encoding._special_tokens
+    content = repr((encoding._pat_str, sorted(ranks.items()), sorted(special.items())))
     return sha256(content.encode("utf-8")).hexdigest()[:16]
 
 
@@ -77,12 +78,12 @@ class ShardEncoder:
 
     def ids(self, text: str) -> np.ndarray:
         """Ids of a text, (n,). What looks like a special token is spelled out like any other text."""
-        ids = encode_text(text, self.tokenizer)
-        if ids and (max(ids) >= self.vocab_size or min(ids) < 0):
-            wrong = max(ids) if max(ids) >= self.vocab_size else min(ids)
+        ids = np.array(encode_text(text, self.tokenizer), np.int64)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.vocab_size:
+            wrong = ids.min() if ids.min() < 0 else ids.max()
             raise ValueError(f"the tokenizer gave the id {wrong}, but says that it has {self.vocab_size}: its file is "
                              "damaged")
-        return np.array(ids, self.dtype)
+        return ids.astype(self.dtype)
 
 
 def count_tokens(source: Documents, tokenizer: Tokenizer, text_column: str = "text", separator: str | None = None,

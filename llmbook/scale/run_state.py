@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..devices import is_sharded, own_part
 from ..protocols import Team
-from .checkpoint_folder import RunCheckpoint
+from .checkpoint_folder import RunCheckpoint, patiently
 from .packing import pack, unpack
 from .random_states import random_states, set_random_states
 from .resumable_loader import ResumableLoader
@@ -149,11 +149,12 @@ class RunState:
         if changed := self.changed(about["settings"], allow):
             raise ValueError(f"{checkpoint} was made with other settings: {'; '.join(changed)}. "
                              "Set them back, take another folder, or name them in `allow`")
-        names = checkpoint.tensor_names()
+        names = patiently(checkpoint.tensor_names)
         self._prepare_optimizer(names)
-        checkpoint.fill({**model_tensors(self.model), **self._optimizer_tensors()}, self.team.rank, self.team.size)
-        self.history.steps[:] = checkpoint.records()
-        of_loader = checkpoint.read(name for name in names if name.startswith("loader."))
+        tensors = {**model_tensors(self.model), **self._optimizer_tensors()}
+        patiently(lambda: checkpoint.fill(tensors, self.team.rank, self.team.size))
+        self.history.steps[:] = patiently(checkpoint.records)
+        of_loader = patiently(lambda: checkpoint.read(name for name in names if name.startswith("loader.")))
         self.loader.restore(unpack(about["place"], of_loader))
         states = about["random"] if isinstance(about["random"], list) else [about["random"]]  # 0.1.0: process 0's only
         if self.team.rank < len(states):  # else there are more processes now, and this one keeps its own

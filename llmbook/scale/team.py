@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..devices import best_device
+from ..devices import chosen_device
 from ..files import process_place
 from ..protocols import LossFunction
 
@@ -35,8 +35,9 @@ class Team:
     Attributes: size, the number of processes; rank, this one's number from 0; leads, True in process 0, the only one
     that prints and saves; device; sharded, True if each holds a part.
 
-    Raises ValueError for another `parallel`, or where RANK and WORLD_SIZE do not fit; RuntimeError if the others do
-    not come. Source: Li et al., "PyTorch Distributed" (2020); Zhao et al., "PyTorch FSDP" (2023).
+    Raises ValueError for another `parallel`, a device that is not here, or where RANK and WORLD_SIZE do not fit;
+    RuntimeError if the others do not come. Source: Li et al., "PyTorch Distributed" (2020); Zhao et al., "PyTorch
+    FSDP" (2023).
     """
 
     def __init__(self, device: torch.device | str | None = None, parallel: str = "ddp", timeout: float = 600):
@@ -44,7 +45,7 @@ class Team:
             raise ValueError(f"parallel is {parallel!r}: choose one of {', '.join(PARALLEL)}")
         self.rank, self.size = process_place()
         self.leads, self.sharded = self.rank == 0, parallel == "fsdp" and self.size > 1
-        self.device = torch.device(device or best_device())
+        self.device = chosen_device(device)
         self._module: nn.Module | None = None
         self._batches, self._seen = 0, 0  # batches read, and a checksum over all of them
         if self.size == 1:

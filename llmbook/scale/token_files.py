@@ -11,8 +11,8 @@ from types import TracebackType
 
 import numpy as np
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
+from ..assets import ProgressBar
 from ..files import replace_file
 from ..protocols import Tokenizer
 from ..text import END_OF_TEXT
@@ -125,7 +125,8 @@ class ShardWriter:
         for left in [*self.folder.glob("shard-*.tmp"), *self.folder.glob(f"{HEADER_FILE}.*.tmp")]:
             left.unlink()  # half a file, from a run that was killed
         if old is None or not old.shards:  # nothing that could be lost
-            self._written = new.write(self.folder)
+            self._written = new.content()
+            self._replace(HEADER_FILE, self._written)
             return new
         for name in TokenHeader.SETTINGS:
             if getattr(old, name) != getattr(new, name):
@@ -147,7 +148,7 @@ class ShardWriter:
     def put(self, number: int, shard: dict, data: bytes) -> None:
         """Write a shard and the header that names it."""
         new = Shard(TokenHeader.shard_name(number), len(data) // self.dtype.itemsize, crc32=zlib.crc32(data), **shard)
-        replace_file(self.folder / new.file, data)
+        self._replace(new.file, data)
         self.header.put(number, new)
         self._write_header()
 
@@ -168,15 +169,25 @@ class ShardWriter:
         if not path.is_file() or path.read_bytes() != self._written:
             raise RuntimeError(f"{path} was changed by another process: let one at a time write to this folder, then "
                                "run again")
-        self._written = self.header.write(self.folder)
+        self._written = self.header.content()
+        self._replace(HEADER_FILE, self._written)
+
+    def _replace(self, name: str, content: bytes) -> None:
+        try:
+            replace_file(self.folder / name, content)
+        except OSError as error:
+            if error.filename is None:  # a full disk does not say where
+                raise OSError(error.errno, f"{error.strerror}; make room and run again, it goes on where it stopped",
+                              str(self.folder / name)) from None
+            raise
 
     def _changed(self, number: int) -> ValueError:
         return ValueError(f"the source is not what {self.folder} was begun with: its text for shard {number} is "
                           "another (or text_column or separator is): give another folder, or remove this one")
 
 
-def _progress_bar(files: Sequence[Path], progress: bool) -> tqdm:
+def _progress_bar(files: Sequence[Path], progress: bool) -> ProgressBar:
     """Counts bytes of text. How many there are in all is known of text files only."""
     shown = progress and sys.stderr is not None
-    return tqdm(total=total_bytes(files) if shown else None, unit="B", unit_scale=True, desc="tokenize",
+    return ProgressBar(total=total_bytes(files) if shown else None, unit="B", unit_scale=True, desc="tokenize",
                 disable=not shown)

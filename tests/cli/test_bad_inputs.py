@@ -209,7 +209,8 @@ WHOLLY_WRONG = (b"", b"\x00" * 64, b"{", b"[1, 2", b'{"a": 1}', b"null", b"\xff\
                 "\ufeff{}".encode(), b"not at all what it should be\n" * 3)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if "safetensors" in name else name
+                                  for name in FILES])
 def test_files_that_are_something_else(bench, capsys, name):
     """12 files in each of 12 places."""
     problems, path = [], bench / name
@@ -250,6 +251,7 @@ def test_files_with_a_change_here_and_there(bench, capsys, name):
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.slow
 def test_the_header_of_safetensors(bench, capsys):
     draw, path, problems = random.Random(1), bench / "theirs" / "model.safetensors", []
     good = path.read_bytes()

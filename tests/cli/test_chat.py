@@ -25,8 +25,12 @@ class Talk:
 
     def __init__(self, answers, system="Be kind.", limit=50):
         self.tokenizer, self.max_new_tokens = train_bpe(STORY, 300), limit
-        self.messages = [{"role": "system", "content": system}]
-        self.answers, self.heard = iter(answers), []
+        self.answers, self.heard, self.system = iter(answers), [], system
+        self.clear()
+
+    def clear(self):
+        self.messages = [{"role": "system", "content": self.system}]
+        self.cut, self.notice = False, ""
 
     def stream(self, text):
         if "<|im_end|>" in text:
@@ -35,13 +39,14 @@ class Talk:
         return self._pieces(text)
 
     def _pieces(self, text):
-        answer = ""
+        answer, self.cut = "", True
         try:
             for piece in next(self.answers):
                 if piece is KeyboardInterrupt:
                     raise KeyboardInterrupt
                 answer += piece
                 yield piece
+            self.cut = len(self.tokenizer.encode(answer)) >= self.max_new_tokens
         finally:
             self.messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
 
@@ -56,19 +61,24 @@ def hold(monkeypatch, capsys, talk, *turns, terminal=True):
 
 def test_a_chat_keeps_its_turns_and_ends_with_the_input(chat_model, call, monkeypatch):
     seen = []
+    tokenizer = load_tokenizer(chat_model / "tokenizer.json")
+    end = tokenizer.encode("<|im_end|>", allowed_special="all")[0]
     monkeypatch.setattr("llmbook.open_weights.stream_tokens",
                         lambda model, ids, *_, **sampling: seen.append((ids.tolist(), sampling)) or iter([
-                            torch.tensor([72]), torch.tensor([105])]))
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\n<|im_end|>\nagain\n"))
+                            torch.tensor([72]), torch.tensor([105]), torch.tensor([end])]))
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\nagain\n"))
     code, out, err = call("chat", "--model", chat_model, "--system", "Be kind.", "--max-new-tokens", 5, "--top-k", 3)
-    lines = out.splitlines()
-    assert (code, err, lines[0], lines[2]) == (0, "", "Hi", "Hi")
-    assert lines[1].startswith("(the message holds the special token '<|im_end|>'")
-    tokenizer = load_tokenizer(chat_model / "tokenizer.json")
+    assert (code, out, err) == (0, "Hi\nHi\n", "")
     assert tokenizer.decode(seen[1][0][0]) == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n"
         "<|im_start|>assistant\nHi<|im_end|>\n<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n")
     assert seen[0][1]["top_k"] == 3 and seen[0][1]["temperature"] == 0.7
+
+
+def test_an_answer_that_the_real_conversation_cuts_is_marked(chat_model, call, monkeypatch):  # finding E5
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    code, out, err = call("chat", "--model", chat_model, "--max-new-tokens", 3, "--temperature", 0)
+    assert code == 0 and err == "[cut after 3 tokens: --max-new-tokens 6 allows longer answers]\n"
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_conversation(monkeypatch, capsys):  # finding E5
@@ -85,6 +95,13 @@ def test_an_answer_cut_at_the_limit_is_marked_and_its_speed_said(monkeypatch, ca
     assert re.fullmatch(r"\[3 tokens, [\d,.]+ per second\]", remarks[0])
     assert remarks[1] == "[cut after 6 tokens: --max-new-tokens 12 allows longer answers]"
     assert "cut" not in seen.out and "per second" not in seen.out
+
+
+def test_turns_that_went_for_want_of_room_are_told(monkeypatch, capsys):  # finding A26
+    talk = Talk([["A"]])
+    stream = talk.stream
+    talk.stream = lambda text: setattr(talk, "notice", "the oldest 2 of the turns went") or stream(text)
+    assert "[the oldest 2 of the turns went]" in hold(monkeypatch, capsys, talk, "one").err
 
 
 def test_the_commands_of_a_conversation(monkeypatch, capsys, tmp_path):  # finding E5
@@ -175,6 +192,7 @@ from types import SimpleNamespace
 from llmbook.cli.chat import Conversation
 class Echo:
     tokenizer, max_new_tokens, messages = SimpleNamespace(encode=lambda text, **_: text.split()), 9999, []
+    cut, notice = False, ""
     heard = 0
     def stream(self, text):
         self.heard += 1

@@ -35,7 +35,7 @@ def test_a_terminal_that_knows_few_characters_shows_the_others_as_question_marks
 
 def test_generation_ends_with_the_document(chat_model, call, monkeypatch):
     end = load_tokenizer(chat_model / "tokenizer.json").encode("<|endoftext|>", allowed_special="all")
-    monkeypatch.setattr("llmbook.generation.stream", lambda *_: iter([torch.tensor([65]), torch.tensor(end)]))
+    monkeypatch.setattr("llmbook.generation.stream", lambda *_, **__: iter([torch.tensor([65]), torch.tensor(end)]))
     assert call("generate", "--model", chat_model, "x") == (0, "xA\n", "")
 
 
@@ -43,7 +43,7 @@ def test_the_space_before_the_first_new_word_is_kept(tmp_path, call, monkeypatch
     folder = pretrained_folder(tmp_path / "other")
     the = tokenizer_of(folder).encode("a the")[-1:]  # one token, " the"
     assert tokenizer_of(folder).decode(the) == "the"  # alone it has lost its space
-    monkeypatch.setattr("llmbook.generation.stream", lambda *_: iter([torch.tensor(the), torch.tensor(the)]))
+    monkeypatch.setattr("llmbook.generation.stream", lambda *_, **__: iter([torch.tensor(the), torch.tensor(the)]))
     assert call("generate", "--model", folder, "Hello") == (0, "Hello the the\n", "")
 
 
@@ -53,7 +53,7 @@ def test_a_text_ends_at_any_end_token_and_begins_as_the_model_wants(tmp_path, ca
                                                               "add_bos_token": True}))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [70, 2]}))
     for end in (70, 2):
-        monkeypatch.setattr("llmbook.generation.stream", lambda model, ids, *_, end=end: seen.append(
+        monkeypatch.setattr("llmbook.generation.stream", lambda model, ids, *_, end=end, **__: seen.append(
             ids.tolist()) or iter([torch.tensor([68]), torch.tensor([end]), torch.tensor([69])]))
         assert call("generate", "--model", folder, "H") == (0, "HA\n", "")
     assert seen[0][0][0] == 1

@@ -1,10 +1,12 @@
-"""The command: main."""
+"""The program around the commands: help, usage, errors, exit codes and interruptions."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+import llmbook
 from llmbook.cli import models
 from llmbook.cli.example import EXAMPLE
 from tests.cli.helpers import COMMANDS, start, tree
@@ -12,15 +14,62 @@ from tests.support.repository import ROOT
 
 
 def test_help_is_instant_and_shows_an_example():
-    code = ("import sys, llmbook.cli.main as c\n"
+    code = ("import sys; before = set(sys.modules)\n"
+            "import llmbook.cli.main as c\n"
             f"for name in {COMMANDS}: print(c.main([name, '--help']))\n"
             "print(c.main(['--help']), c.main(['frob']), c.main(['pretrain', '--example']))\n"
-            "assert not {'torch', 'numpy', 'tiktoken', 'tqdm'} & set(sys.modules), 'slow imports'")
+            "print(c.main([]), c.main(['--version']), c.main(['generate', 'x', '--top-k', 'y']))\n"
+            "slow = {'torch', 'numpy', 'tiktoken', 'tqdm', 'pydantic', 'prompt_toolkit', 'pandas', 'filelock'}\n"
+            "assert not slow & set(sys.modules), slow & set(sys.modules)\n"
+            "new = set(sys.modules) - before\n"
+            "assert len(new) < 150, sorted(new)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     for name in COMMANDS:
         assert f"example: llmbook {name} " in done.stdout
     assert EXAMPLE in done.stdout
+
+
+def test_the_command_alone_prints_its_help_and_its_version(call):  # finding E5
+    code, out, err = call()
+    assert (code, err) == (0, "") and "usage: llmbook" in out and "python -m llmbook" in out
+    code, out, err = call("--version")
+    assert (code, out, err) == (0, f"llmbook {llmbook.__version__}\n", "")
+
+
+@pytest.mark.parametrize("where", ["llmbook.cli.program", "torch", pytest.param("pydantic", marks=pytest.mark.slow)])
+def test_ctrl_c_while_modules_are_imported_is_one_line(where):  # finding A17
+    """The signal comes at one known import, so that no test waits for the right moment."""
+    code = ("import builtins, os, signal, sys\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it was ignored\n"
+            "real = builtins.__import__\n"
+            "def importing(name, *rest):\n"
+            "    level = rest[3] if len(rest) > 3 else 0\n"
+            f"    if name == {where!r} or (level and name == {where.rpartition('.')[2]!r}):\n"
+            "        builtins.__import__ = real\n"
+            "        os.kill(os.getpid(), signal.SIGINT)\n"
+            "    return real(name, *rest)\n"
+            "from llmbook.cli.main import main\n"
+            "builtins.__import__ = importing\n"
+            "sys.exit(main(['pretrain', 'run.toml']))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "llmbook: interrupted\n")
+
+
+def test_ctrl_c_inside_the_import_of_a_module_that_hides_it(tmp_path):  # finding A17
+    """Some modules turn whatever happens while they are loaded into an ImportError of their own."""
+    (tmp_path / "torch.py").write_text("import os, signal\n"
+                                       "try:\n"
+                                       "    os.kill(os.getpid(), signal.SIGINT)\n"
+                                       "except BaseException:\n"
+                                       "    raise ImportError('something else')\n")
+    code = ("import signal, sys\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from llmbook.cli.main import main\n"
+            "sys.exit(main(['generate', 'x']))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])})
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "llmbook: interrupted\n")
 
 
 def test_debug_shows_where_an_error_comes_from_and_a_surprise_its_type(place, call, monkeypatch):

@@ -95,10 +95,15 @@ def test_the_newest_checkpoint_of_a_run_that_goes_on_can_write(place, call):  # 
     assert (code, out) == (1, "") and "neither a model nor a checkpoint yet" in err and "wait" in err
 
 
-def test_spare_ids_of_a_vocabulary_are_never_written(place, call):  # finding A23
+def test_spare_ids_of_a_vocabulary_are_never_written(place, call, monkeypatch):  # finding A23
+    from llmbook.formats.decoding import TextStream
+
+    seen, push = [], TextStream.push
+    monkeypatch.setattr(TextStream, "push", lambda stream, token: seen.append(token) or push(stream, token))
     assert pretrain(call, "--set", "model.vocab_size=2000", "--set", "data.tokenizer=257")[0] == 0
     code, out, err = call("generate", "--model", "out", "The", "--max-new-tokens", 60, "--temperature", 3, "--seed", 1)
     assert (code, err) == (0, "") and out.startswith("The")
+    assert len(seen) > 20 and max(seen) < 257
 
 
 def test_another_models_tokenizer_is_refused(place, call, tokenizer):  # finding A23

@@ -1,12 +1,15 @@
-"""The command: settings."""
+"""Settings: what is read, what is refused, and how that is said."""
 
 import re
+from dataclasses import dataclass
 
 import pytest
 
+from llmbook import families
 from llmbook.cli.errors import UsageError
 from llmbook.cli.example import EXAMPLE
 from llmbook.cli.settings import Settings
+from llmbook.families import Family, register_family
 from tests.cli.helpers import TINY, pretrain, tree
 
 
@@ -74,3 +77,28 @@ def test_the_settings_of_another_kind_of_model(tmp_path):
     assert values["training"] == {"learning_rate": 1.0, "betas": (0.0, 0.5), "max_norm": float("inf")}
     with pytest.raises(UsageError, match="rope_scaling is 3: it must be a table"):
         Settings(str(path), [("model", "rope_scaling", 3, "--set")])
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    vocab_size: int = 300
+    context_length: int = 32
+    d_model: int = 8
+    wobble: float = 0.5
+
+
+def test_a_new_family_is_known_without_a_change_here(tmp_path):
+    """One registry entry: its word, its fields and their types."""
+    register_family(Family("ToyOfTheCommand", "tests.cli.test_settings:ToyConfig", "tests.cli.test_settings:ToyConfig",
+                           "toy"))
+    try:
+        settings = Settings(None, [("model", "kind", "toy", "--set"), ("model", "wobble", 1, "--set")])
+        assert settings.model_config(400) == ToyConfig(vocab_size=400, wobble=1.0)
+        with pytest.raises(UsageError, match="wobble is 'x': it must be a number"):
+            Settings(None, [("model", "kind", "toy", "--set"), ("model", "wobble", "x", "--set")])
+        with pytest.raises(UsageError, match="kind is 'toi': did you mean 'toy'"):
+            Settings(None, [("model", "kind", "toi", "--set")])
+        with pytest.raises(UsageError, match='wobble is not known: it goes with kind = "toy"'):
+            Settings(None, [("model", "wobble", 1, "--set")])
+    finally:
+        families._FAMILIES.pop("ToyOfTheCommand")

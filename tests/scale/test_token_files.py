@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from llmbook.book.corpora import data_folder
-from llmbook.formats.tokenizers import HubTokenizer
+from llmbook.formats.tokenizers import adapt, tokenizer_of_folder
 from llmbook.scale import documents, encoding, token_files, token_shards
 from llmbook.scale.token_files import TokenFiles, TokenWindows, tokenizer_fingerprint, write_token_files
 from llmbook.scale.token_shards import Shard, TokenHeader
@@ -47,7 +47,7 @@ def hub(tmp_path_factory):
         show_progress=False))
     path = tmp_path_factory.mktemp("hub") / "tokenizer.json"
     runner.save(str(path))
-    return HubTokenizer(path)
+    return tokenizer_of_folder(path.parent)
 
 
 def write(source, folder, tokenizer, **settings) -> TokenFiles:
@@ -110,6 +110,9 @@ def test_fingerprints_differ(bpe, hub):
               tiktoken.Encoding("bpe", pat_str=r"\S+|\s+", mergeable_ranks=bpe._mergeable_ranks,
                                 special_tokens=bpe._special_tokens)]
     assert len({tokenizer_fingerprint(tokenizer) for tokenizer in others}) == len(others)
+    assert tokenizer_fingerprint(adapt(bpe)) == tokenizer_fingerprint(bpe), "the same ids"
+    with pytest.raises(ValueError, match="a str does not say what decides its ids: give it an attribute fingerprint"):
+        tokenizer_fingerprint("gpt2")
 
 
 def test_the_header_says_what_the_shards_are(tmp_path, bpe):
@@ -493,6 +496,7 @@ def wait_for(condition, seconds=60):
     return value
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes_as_one(tmp_path, bpe):
     write(DOCUMENTS, tmp_path / "one", bpe, shard_bytes=3000)
     write(DOCUMENTS, tmp_path / "two", bpe, shard_bytes=3000, processes=2)
@@ -500,6 +504,7 @@ def test_two_processes_write_the_same_bytes_as_one(tmp_path, bpe):
 
 
 @linux_only
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(tmp_path, bpe):
     parent = multiprocessing.get_context("fork").Process(
         target=write, args=(endless_documents(), tmp_path, bpe), kwargs={"processes": 2, "shard_bytes": 3000})

@@ -449,10 +449,9 @@ def all_of_a_team(out: str) -> None:
         for layout in ("llmbook", "huggingface"):
             model = team_model(seed=rank)
             teams[way].share(model, next_token_loss)
-            try:
-                save_model(model, folder / f"{way}-{layout}", layout)
-            except Exception as error:
-                report[f"{way}-{layout}"] = repr(error)
+            counts.clear()
+            save_model(model, folder / f"{way}-{layout}", layout)
+            report[f"{way}-{layout}"] = counts["models"]
         report[f"{way}-random"] = _in_pieces(folder / f"random-{way}", teams[way])
         refusal(f"{way}-small", team_model(), loader(1), next_token_loss, team_config(2), team=teams[way])
         model, _ = team_model(), torch.manual_seed(rank)  # an unseeded loader shuffles in each in another way
@@ -478,9 +477,9 @@ def _in_pieces(folder: Path, team: Team) -> dict:
         return records(history), {name: whole_tensor(p.detach()) for name, p in model.named_parameters()}
 
     whole, weights = piece(8, 10 + team.rank)
-    piece(5, 10 + team.rank, Checkpoints(folder, 5))
-    pieces, others = piece(8, 20 + team.rank, Checkpoints(folder, 5, allow=["max_steps"]))
-    kept = json.loads((folder / "step-00000005" / "checkpoint.json").read_text())["random"]
+    piece(6, 10 + team.rank, Checkpoints(folder, 6))  # evaluated there in any case
+    pieces, others = piece(8, 20 + team.rank, Checkpoints(folder, 6, allow=["max_steps"]))
+    kept = json.loads((folder / "step-00000006" / "checkpoint.json").read_text())["random"]
     return {"records": pieces == whole, "weights": all(torch.equal(weights[name], others[name]) for name in weights),
             "states": len(kept), "different": kept[0] != kept[1], "drew": torch.rand(2).tolist()}
 

@@ -1,4 +1,4 @@
-"""Flipped bits, and headers drawn at random: an error of one line with the file's name, or the same numbers as before."""
+"""Flipped bits, and headers drawn at random: an error of one line with the file's name, or the same numbers."""
 
 import json
 import random
@@ -98,7 +98,8 @@ def test_random_gguf_headers_are_refused(rest, counts, tmp_path):
 @FEW
 @given(header=st.dictionaries(st.text(max_size=8), st.recursive(
     st.none() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["dtype", "shape", "data_offsets"]), inner), max_leaves=8), max_size=4) | st.binary(max_size=60))
+        st.sampled_from(["dtype", "shape", "data_offsets"]), inner), max_leaves=8), max_size=4)
+    | st.binary(max_size=60))
 def test_random_safetensors_headers_are_refused(header, tmp_path):
     content = header if isinstance(header, bytes) else json.dumps(header).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(content)) + content + bytes(16))

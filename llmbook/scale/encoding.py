@@ -78,12 +78,12 @@ class ShardEncoder:
 
     def ids(self, text: str) -> np.ndarray:
         """Ids of a text, (n,). What looks like a special token is spelled out like any other text."""
-        ids = encode_text(text, self.tokenizer)
-        if ids and (max(ids) >= self.vocab_size or min(ids) < 0):
-            wrong = max(ids) if max(ids) >= self.vocab_size else min(ids)
+        ids = np.array(encode_text(text, self.tokenizer), np.int64)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.vocab_size:
+            wrong = ids.min() if ids.min() < 0 else ids.max()
             raise ValueError(f"the tokenizer gave the id {wrong}, but says that it has {self.vocab_size}: its file is "
                              "damaged")
-        return np.array(ids, self.dtype)
+        return ids.astype(self.dtype)
 
 
 def count_tokens(source: Documents, tokenizer: Tokenizer, text_column: str = "text", separator: str | None = None,

@@ -1,5 +1,6 @@
 """The program around the commands: help, usage, errors, exit codes and interruptions."""
 
+import os
 import subprocess
 import sys
 
@@ -52,6 +53,22 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(where):  # finding A17
             "builtins.__import__ = importing\n"
             "sys.exit(main(['pretrain', 'run.toml']))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "llmbook: interrupted\n")
+
+
+def test_ctrl_c_inside_the_import_of_a_module_that_hides_it(tmp_path):  # finding A17
+    """Some modules turn whatever happens while they are loaded into an ImportError of their own."""
+    (tmp_path / "torch.py").write_text("import os, signal\n"
+                                       "try:\n"
+                                       "    os.kill(os.getpid(), signal.SIGINT)\n"
+                                       "except BaseException:\n"
+                                       "    raise ImportError('something else')\n")
+    code = ("import signal, sys\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from llmbook.cli.main import main\n"
+            "sys.exit(main(['generate', 'x']))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])})
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "llmbook: interrupted\n")
 
 

@@ -58,7 +58,7 @@ class Runs:
     """Trains classifiers on one pretrained model and one set of features."""
 
     def __init__(self, messages: pd.DataFrame):
-        self.model, self.tokenizer = load_pretrained("smollm2-135m-instruct")
+        self.model, self.tokenizer = load_pretrained("smollm2-135m-instruct", dtype=torch.float32)
         start, classifier = time.perf_counter(), TextClassifier(self.model, 2, LABELS)
         kinds = {1: prepare_texts(classifier, self.tokenizer, messages, blocks=1)}
         self.seconds_a_text = (time.perf_counter() - start) / len(messages)

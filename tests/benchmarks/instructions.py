@@ -70,8 +70,7 @@ def figures(model: nn.Module, tokenizer: Tokenizer, test: pd.DataFrame, style: s
 
 
 def one_seed(options: argparse.Namespace, entries: pd.DataFrame, seed: int, unmasked: bool) -> dict[str, Figures]:
-    pretrained, tokenizer = load_pretrained(options.model)
-    pretrained.to(best_device())
+    pretrained, tokenizer = load_pretrained(options.model, dtype=torch.float32, device=best_device())
     train, _, test = split_instructions(entries, seed=seed)
     dataset = InstructionDataset(train, tokenizer, pretrained.config.context_length, options.style)
     brief = test.assign(instruction=test["instruction"] + " Reply with the answer only, nothing else.")

@@ -248,11 +248,6 @@ class LlamaBlock(nn.Module):
         places = torch.arange(tokens, device=x.device) if cache is None else cache.positions(tokens)
         return rotation_at(places, self.config.frequencies().to(x.device))
 
-# %% ../notebooks/05b_open_weights.ipynb #a12b1096
-def _rotation(config: LlamaConfig, past: int, tokens: int, x: Tensor) -> Callable[[Tensor], Tensor]:
-    return rotation_at(torch.arange(past, past + tokens, device=x.device),
-                       config.frequencies().to(x.device))
-
 # %% ../notebooks/05b_open_weights.ipynb #1a910550
 class Llama(nn.Module):
     """A decoder-only transformer like Llama, with the interface of `GPT`: token ids in, logits out.

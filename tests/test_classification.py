@@ -845,6 +845,7 @@ def test_no_texts_are_no_answers():
     assert classify(small(), TOKENIZER, []) == []
 
 
+@pytest.mark.slow  # a new process imports PyTorch
 @FAMILIES
 def test_a_saved_classifier_comes_back_equal_also_in_a_new_process(family, tmp_path):
     changes = {"qkv_bias": True} if family == "GPT" else {"tie_embeddings": False}

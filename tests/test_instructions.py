@@ -20,7 +20,7 @@ from llmbook.instructions import (
     InstructionDataset,
     collate_instructions,
     encode_entry,
-    encode_prompt,
+    encode_instruction,
     end_token,
     finetune_instructions,
     format_prompt,
@@ -139,7 +139,7 @@ def test_a_model_s_own_chat_template_is_used():  # finding A6
     for stop in (eot, end):
         model = Scripted(*tokenizer.encode("gold"), stop, *tokenizer.encode("salt"))
         assert respond(model, tokenizer, "who", max_new_tokens=9) == "gold"
-        assert model.read[0][0] == encode_prompt("who", "", tokenizer, "template")
+        assert model.read[0][0] == encode_instruction("who", "", tokenizer, "template")
     with pytest.raises(ValueError, match=re.escape("holds the special token '<|eot_id|>'")):
         respond(model, tokenizer, "who<|eot_id|>")
 
@@ -170,7 +170,7 @@ def test_a_tokenizer_without_the_end_token_is_an_error(style, tokenizer, token):
 
 @pytest.mark.parametrize("style, tokenizer", STYLES)
 def test_a_prompt_s_special_tokens_are_tokens(style, tokenizer):
-    ids = encode_prompt("the sea", "gold", tokenizer, style)
+    ids = encode_instruction("the sea", "gold", tokenizer, style)
     assert tokenizer.decode(ids) == format_prompt("the sea", "gold", style)
     assert ids.count(IM_END) == (style == "chatml") and ids.count(297) == (2 if style == "chatml" else 0)
 
@@ -236,7 +236,7 @@ def test_a_row_is_prompt_response_and_end(style, tokenizer):
             assert ids.dtype == torch.int64 and ids.dim() == 1
             prompt, response = ids[:prompt_tokens].tolist(), ids[prompt_tokens:].tolist()
             assert tokenizer.decode(prompt) == format_prompt(entry["instruction"], entry["input"], style)
-            assert prompt == encode_prompt(entry["instruction"], entry["input"], tokenizer, style)
+            assert prompt == encode_instruction(entry["instruction"], entry["input"], tokenizer, style)
             assert response == [*tokenizer.encode(entry["output"]), end_token(tokenizer, style)]
 
 
@@ -622,7 +622,7 @@ def test_no_validation_entries_are_an_error_before_training(calls):
 
 def alone(model, tokenizer, entry, style: str, max_new_tokens: int) -> str:
     """By `generate` for one prompt, cut at the end token."""
-    prompt = torch.tensor([encode_prompt(entry["instruction"], entry["input"], tokenizer, style)])
+    prompt = torch.tensor([encode_instruction(entry["instruction"], entry["input"], tokenizer, style)])
     new = generate(model, prompt, max_new_tokens, temperature=0.0)[0, prompt.shape[1] :].tolist()
     ends = [place for place, token in enumerate(new) if token in special_ids(tokenizer)]
     return tokenizer.decode(new[: ends[0]] if ends else new).rstrip("\ufffd").strip()
@@ -661,7 +661,7 @@ def test_the_end_token_of_the_style_stops(style, end, other):
     words = CHAT.encode("\n gold bird \n")
     model = Scripted(*words, end, *CHAT.encode("and more"))
     assert respond(model, CHAT, "who", "sea", style, 20) == "gold bird"
-    assert len(model.read) == len(words) + 1 and model.read[0][0] == encode_prompt("who", "sea", CHAT, style)
+    assert len(model.read) == len(words) + 1 and model.read[0][0] == encode_instruction("who", "sea", CHAT, style)
 
 
 @pytest.mark.parametrize("style", ["chatml", "alpaca"])
@@ -688,7 +688,7 @@ def test_the_style_is_the_tokenizer_s_if_none_is_given():
     for tokenizer, style in ((CHAT, "chatml"), (PLAIN, "alpaca")):
         model = Scripted(5, 6, 7)
         respond(model, tokenizer, "who", max_new_tokens=1)
-        assert model.read[0][0] == encode_prompt("who", "", tokenizer, style)
+        assert model.read[0][0] == encode_instruction("who", "", tokenizer, style)
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -719,7 +719,7 @@ def test_sampling_goes_to_generate(monkeypatch):
 
 def test_an_instruction_that_does_not_fit_is_named():
     model, entries = language_model(), table(("who", "", ""), ("gold " * 20, "", ""))
-    tokens = len(encode_prompt("gold " * 20, "", CHAT, "chatml"))
+    tokens = len(encode_instruction("gold " * 20, "", CHAT, "chatml"))
     for new in (96 - tokens + 1, 96, 200):
         message = (f"instruction 1 has {tokens} tokens, and max_new_tokens leaves room for {max(96 - new, 0)}: "
                    "shorten it, or lower max_new_tokens")

@@ -186,6 +186,26 @@ def test_nothing_there(tmp_path):
         load_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "smollm2-135m-instruct"])  # finding A10
+def test_a_local_folder_named_like_a_known_model_is_not_passed_over(name, tmp_path, monkeypatch):
+    theirs = saved(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"'{name}' is a folder or file here and the name of a model.*give ./{name}"):
+        load_pretrained(name)
+    assert difference(load_pretrained(f"./{name}", torch.float32, "cpu")[0], theirs) < 1e-4
+
+
+def test_device_and_number_format_follow_the_one_policy(tmp_path, monkeypatch):  # finding A20
+    saved(tmp_path)
+    monkeypatch.setattr("llmbook.open_weights.best_device", lambda: torch.device("meta"))
+    monkeypatch.setattr("llmbook.open_weights.inference_dtype",
+                        lambda device: torch.bfloat16 if device.type == "meta" else torch.float64)
+    assert next(load_pretrained(tmp_path)[0].parameters()).device.type == "meta"
+    assert next(load_pretrained(tmp_path)[0].parameters()).dtype == torch.bfloat16
+    assert next(load_pretrained(tmp_path, device="cpu")[0].parameters()).dtype == torch.float64
+    assert next(load_pretrained(tmp_path, torch.float32)[0].parameters()).dtype == torch.float32
+
+
 class Bomb:
     """Unpickling it writes a file."""
 
@@ -249,21 +269,15 @@ def test_smollm2_s_greedy_answer_is_identical(smol):
 
 def test_smollm2_s_tokenizer_equals_transformers(smol):
     _, ours, _, theirs = smol
-    ranks = set(ours.token_byte_values())
-    missing = {chr(byte) for byte in range(128) if bytes([byte]) not in ranks}
+    tokens = {ours.decode_single_token_bytes(number) for number in range(ours.n_vocab)}
+    missing = {chr(byte) for byte in range(128) if bytes([byte]) not in tokens}
     assert "\x04" in missing and len(missing) < 20
     # What transformers makes of a GGUF lacks the step that cuts off digits, which the model was trained with. That
     # shows only where several spaces stand before a digit. With the step it is the model's own tokenizer.
     cut = tokenizers.pre_tokenizers
     whole = tokenizers.Tokenizer.from_str(theirs.backend_tokenizer.to_str())
     whole.pre_tokenizer = cut.Sequence([cut.Digits(individual_digits=True), cut.ByteLevel(add_prefix_space=False)])
-    # Bytes without a token vanish there, and the signs around one merge; in tiktoken they stay apart.
-    gone = "".join(map(re.escape, sorted(missing)))
-    sign = rf"(?:(?![{gone}])(?:[^\s\w]|_))"
-    between = re.compile(rf"(?: |{sign})[{gone}]+{sign}")
     texts = [*TEXTS, *random_texts(240), *(chr(byte) for byte in range(256))]
-    texts = [text for text in texts if not between.search(text)]
-    assert len(texts) > len(TEXTS) + 200 + 256 - 3 and any(missing & set(text) for text in texts[len(TEXTS) : -256])
     for text in texts:
         ids = ours.encode(text)
         assert ids == whole.encode(text, add_special_tokens=False).ids, repr(text)

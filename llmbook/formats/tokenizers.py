@@ -172,8 +172,3 @@ def save_tokenizer_files(tokenizer: Any, folder: Path) -> None:
     for name, content in (("tokenizer.json", {**description.content, "post_processor": before}),
                           ("tokenizer_config.json", settings), ("generation_config.json", generation)):
         replace_file(folder / name, json.dumps(content, ensure_ascii=False, indent=0).encode("utf-8"))
-
-
-# The names of the first edition, until all callers use the new ones.
-_folder_tokenizer, _gguf_tokenizer, _check_tokenizer = tokenizer_of_folder, tokenizer_of_gguf, check_size
-HubTokenizer = PretrainedTokenizer

@@ -64,6 +64,7 @@ def test_ids_of_a_conversation_equal_transformers(kind, tmp_path):  # finding A6
             assert encode_chat(ours, messages, open_answer) == expected, (messages, open_answer)
 
 
+@pytest.mark.slow
 def test_smollm2_s_own_template():  # finding A6
     path = fetch("smollm2-135m-instruct")
     ours, theirs = tokenizer_of(path), transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)

@@ -164,6 +164,7 @@ def test_gpt2_s_own_vocabulary(tmp_path):
         assert ours.encode_prompt(text) == from_book.encode(text, allowed_special="all"), repr(text)
 
 
+@pytest.mark.slow
 def test_smollm2_s_own_vocabulary():
     path = fetch("smollm2-135m-instruct")
     ours, quick = tokenizer_of(path, 49152), tokenizer_of(path, 49152)

@@ -311,7 +311,7 @@ def _():
     nn.Embedding(27, 8)(torch.tensor([27]))
 
 
-@says("RuntimeError: Expected tensor for argument #1")
+@says("ValueError: token_ids are torch.float32")
 def _():
     tiny()(torch.tensor([[1.0, 2.0]]))
 

@@ -220,7 +220,7 @@ def generate(model: LanguageModel, token_ids: Tensor | Sequence[Tensor], max_new
         seed: makes sampling repeatable on one machine; None uses PyTorch's global random state.
         cache: holds the first `cache.length` tokens of the prompts already, so that these are not
             read again. It goes on to hold what is read, and stays the caller's.
-        vocab_size: ids from here on are never chosen: spare ones, for which a tokenizer has no text.
+        vocab_size: ids from here on are never chosen: spare ones without a text in the tokenizer.
 
     Raises ValueError for a prompt that is empty, too long or outside the vocabulary, and for an
     argument out of range; FloatingPointError if the model's scores are not numbers.

@@ -230,7 +230,8 @@ def generate(model: LanguageModel, token_ids: Tensor | Sequence[Tensor], max_new
     if isinstance(token_ids, Tensor):
         columns = [column[:, None].to(token_ids.device) for column in new]
         return torch.cat([token_ids, *columns], dim=1)
-    rows = torch.stack(new, dim=1).cpu() if new else torch.empty(len(token_ids), 0, dtype=torch.long)
+    none = torch.empty(len(token_ids), 0, dtype=torch.long)
+    rows = torch.cat([none, *(column[:, None].cpu() for column in new)], dim=1)
     results = []
     for prompt, row in zip(token_ids, rows):
         ends = torch.isin(row, torch.tensor(list(stop_tokens), dtype=torch.long)).nonzero()[:1, 0]

@@ -62,7 +62,7 @@ def rotary_frequencies(d_head: int, base: float = 10000.0,
         if low == high:
             raise ValueError(f"rotary scaling 'llama3' has low_freq_factor = high_freq_factor = "
                              f"{low}: they must differ")
-        share = ((turns - low) / (high - low)).clamp(0, 1)  # 0: slower than low; 1: faster than high
+        share = ((turns - low) / (high - low)).clamp(0, 1)  # 0: below low; 1: above high
         return (1 - share) * frequencies / scaling["factor"] + share * frequencies
     if kind == "factors":
         if len(factors := scaling.get("factors", ())) != len(frequencies):

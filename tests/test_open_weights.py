@@ -186,6 +186,26 @@ def test_nothing_there(tmp_path):
         load_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "smollm2-135m-instruct"])  # finding A10
+def test_a_local_folder_named_like_a_known_model_is_not_passed_over(name, tmp_path, monkeypatch):
+    theirs = saved(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"'{name}' is a folder or file here and the name of a model.*give ./{name}"):
+        load_pretrained(name)
+    assert difference(load_pretrained(f"./{name}", torch.float32, "cpu")[0], theirs) < 1e-4
+
+
+def test_device_and_number_format_follow_the_one_policy(tmp_path, monkeypatch):  # finding A20
+    saved(tmp_path)
+    monkeypatch.setattr("llmbook.open_weights.best_device", lambda: torch.device("meta"))
+    monkeypatch.setattr("llmbook.open_weights.inference_dtype",
+                        lambda device: torch.bfloat16 if device.type == "meta" else torch.float64)
+    assert next(load_pretrained(tmp_path)[0].parameters()).device.type == "meta"
+    assert next(load_pretrained(tmp_path)[0].parameters()).dtype == torch.bfloat16
+    assert next(load_pretrained(tmp_path, device="cpu")[0].parameters()).dtype == torch.float64
+    assert next(load_pretrained(tmp_path, torch.float32)[0].parameters()).dtype == torch.float32
+
+
 class Bomb:
     """Unpickling it writes a file."""
 

@@ -78,6 +78,17 @@ def test_a_gguf_s_output_that_is_stored_though_tied(tmp_path):
         load_pretrained(tmp_path / "other.gguf")
 
 
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_1"])  # finding A7
+def test_a_gguf_s_tied_output_in_another_quantisation(kind, tmp_path):
+    theirs = reference("GPT2", **IN_GGUF)
+    embedding = theirs.transformer.wte.weight.detach().numpy().copy()  # stored in float32
+    write_gguf(tmp_path / "same.gguf", theirs, kind, tensors={"output.weight": embedding})
+    assert difference(load_pretrained(tmp_path / "same.gguf")[0], theirs, some_ids(2, 90, 410)) < 1e-4
+    write_gguf(tmp_path / "other.gguf", theirs, kind, tensors={"output.weight": embedding[::-1].copy()})
+    with pytest.raises(ValueError, match="output.weight differs from the token embedding"):
+        load_pretrained(tmp_path / "other.gguf")
+
+
 @pytest.fixture(scope="module")
 def tiny_gguf(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"

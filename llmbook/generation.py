@@ -220,7 +220,7 @@ def generate(model: LanguageModel, token_ids: Tensor | Sequence[Tensor], max_new
         seed: makes sampling repeatable on one machine; None uses PyTorch's global random state.
         cache: holds the first `cache.length` tokens of the prompts already, so that these are not
             read again. It goes on to hold what is read, and stays the caller's.
-        vocab_size: ids from here on are never chosen: spare ones, without a text of their own.
+        vocab_size: ids from here on are never chosen: spare ones, for which a tokenizer has no text.
 
     Raises ValueError for a prompt that is empty, too long or outside the vocabulary, and for an
     argument out of range; FloatingPointError if the model's scores are not numbers.
@@ -231,7 +231,7 @@ def generate(model: LanguageModel, token_ids: Tensor | Sequence[Tensor], max_new
         columns = [column[:, None].to(token_ids.device) for column in new]
         return torch.cat([token_ids, *columns], dim=1)
     none = torch.empty(len(token_ids), 0, dtype=torch.long)
-    rows = torch.stack(new, dim=1).cpu() if new else none
+    rows = torch.cat([none, *(column[:, None].cpu() for column in new)], dim=1)
     results = []
     for prompt, row in zip(token_ids, rows):
         ends = torch.isin(row, torch.tensor(list(stop_tokens), dtype=torch.long)).nonzero()[:1, 0]

@@ -89,7 +89,7 @@ def quantize(model: nn.Module, bits: int = 8) -> nn.Module:
             if isinstance(child, nn.Linear):
                 small = bits == 4 and module is not model
                 small = small and child.in_features % 32 == 0 and child.out_features % 16 == 0
-                setattr(module, name, (Int4Linear if small else Int8Linear)(child))
+                setattr(module, name, (Int4Linear if small else Int8Linear)(child).train(child.training))
     if getattr(model, "output", model) is None:  # a Llama's, tied to the embedding: a copy of that
-        model.output = Int8Linear(model.token_embedding)
+        model.output = Int8Linear(model.token_embedding).train(model.training)
     return model.requires_grad_(False)

@@ -226,8 +226,16 @@ class TextClassifier(nn.Module):
 
     def from_block(self, x: Tensor, lengths: Tensor | None, first: int) -> Tensor:
         """As `forward`, from the features (batch, tokens, d_model) that enter block `first`."""
-        x = self.model.final_norm(self.model.run_blocks(x, first))  # (batch, tokens, d_model)
-        return self.head(last_token(x, lengths))
+        blocks = self.model.blocks[first:]
+        if not (self.training and len(blocks) and hasattr(blocks[-1], "attend")):
+            x = self.model.final_norm(self.model.run_blocks(x, first))  # (batch, tokens, d_model)
+            return self.head(last_token(x, lengths))
+        for layer, block in enumerate(blocks[:-1], first):
+            x = block(x, None, layer)
+        # The feed-forward part, most of a block's work, is needed for the last tokens alone.
+        x = last_token(blocks[-1].attend(x), lengths)  # (batch, d_model)
+        x = x + blocks[-1].feed_forward(blocks[-1].feed_forward_norm(x))
+        return self.head(self.model.final_norm(x))
 
     def train_last(self, blocks: int | None) -> None:
         """Leave trainable the head, the final norm and the last `blocks` blocks; the head alone if

@@ -117,8 +117,12 @@ class TransformerBlock(nn.Module):
         self.feed_forward = FeedForward(config.d_model, config.dropout)
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache, layer))
+        x = self.attend(x, cache, layer)
         return x + self.feed_forward(self.feed_forward_norm(x))
+
+    def attend(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
+        """The first half: x with what each token gathers from those before it, same shape."""
+        return x + self.dropout(self.attention(self.attention_norm(x), cache, layer))
 
 # %% ../notebooks/04_gpt.ipynb #011f506f
 def initialize_weights(model: nn.Module, n_layers: int) -> None:

@@ -236,11 +236,16 @@ class LlamaBlock(nn.Module):
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0,
                 rotation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        x = self.attend(x, cache, layer, rotation)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+    def attend(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0,
+               rotation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The first half: x with what each token gathers from those before it, same shape."""
         if rotation is None:
             rotation = self.rotation(x, cache)
         turn = rotation if self.has_positions else None
-        x = x + self.attention(self.attention_norm(x), cache, layer, turn)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        return x + self.attention(self.attention_norm(x), cache, layer, turn)
 
     def rotation(self, x: Tensor, cache: KeyValueCache | None) -> Callable[[Tensor], Tensor]:
         """What turns queries and keys of x, (batch, tokens, ...), which continues the cache."""

@@ -543,6 +543,18 @@ def test_targets_follow_the_classifier_s_order_of_labels():
 # --- training ----------------------------------------------------------------------------------------------------
 
 @FAMILIES
+@pytest.mark.parametrize("first", [0, 1])
+def test_in_training_the_last_feed_forward_part_computes_last_tokens_only(family, first):
+    classifier = small(family, 3, spread=0.3)  # without dropout
+    x = torch.randn(4, 6, classifier.model.config.d_model, generator=torch.Generator().manual_seed(3))
+    lengths, seen = torch.tensor([6, 2, 5, 1]), []
+    classifier.model.blocks[-1].feed_forward.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    wanted = classifier.eval().from_block(x, lengths, first)
+    torch.testing.assert_close(classifier.train().from_block(x, lengths, first), wanted, atol=1e-5, rtol=1e-5)
+    assert [shape[:-1] for shape in seen] == [(4, 6), (4,)]
+
+
+@FAMILIES
 @pytest.mark.parametrize("blocks", [None, 1, 0])
 def test_a_separable_task_is_learned_and_only_what_was_promised_changes(family, blocks):
     classifier = small(family, labels=["no", "yes"], spread=None if blocks == 0 else 0.1)

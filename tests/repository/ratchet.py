@@ -8,10 +8,10 @@ CHAPTER_SIZES = {
     "01_understanding_llms": (509, 4529),
     "02_text_data": (786, 4224),
     "03_attention": (800, 4095),
-    "04_gpt": (830, 3815),
+    "04_gpt": (833, 3815),
     "05a_pretraining": (956, 3500),
-    "05b_open_weights": (815, 3500),
-    "06_classification": (669, 3500),
+    "05b_open_weights": (819, 3500),
+    "06_classification": (677, 3500),
     "07_instructions": (519, 3500),
     "A_pytorch": (547, 4370),
 }

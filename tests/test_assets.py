@@ -520,7 +520,7 @@ def test_a_cache_folder_that_refuses_to_be_written(cache, monkeypatch):
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), AssetError(
     "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device")])
 def test_a_full_disk_is_not_taken_for_a_bad_source(cache, error):
-    """Finding A24: Errno 28 came without a path, and with the advice to try again later."""
+    """Errno 28 came without a path, and with the advice to try again later."""
     spare = Gives()
     offer(Gives(DATA[:99], error=error), spare)
     message = failure()

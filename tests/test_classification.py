@@ -423,7 +423,7 @@ def toy_family(monkeypatch):
 
 @pytest.mark.parametrize("blocks", [None, 1, 0])
 def test_any_registered_language_model_can_classify(toy_family, blocks, tmp_path):
-    """Finding B: the families stood in a table of their own here."""
+    """The families stood in a table of their own here."""
     torch.manual_seed(0)
     classifier, frame = TextClassifier(Toy(ToyConfig()), 2, ["no", "yes"]), separable(64, 1, at_end=True)
     prepared = prepare_texts(classifier, TOKENIZER, frame, blocks)
@@ -664,7 +664,7 @@ def parts_of(targets: torch.Tensor, *sizes: int) -> list[tuple[torch.Tensor, ...
 @FAMILIES
 @pytest.mark.parametrize("sizes", [(7, 1), (1, 5, 2), (4, 4)])
 def test_accumulated_parts_are_one_large_batch(family, sizes):
-    """Finding A1, with parts of unequal size, and texts whose label is not known."""
+    """With parts of unequal size, and texts whose label is not known."""
     targets, runs = torch.tensor([0, -100, 1, 1, 0, -100, -100, 1]), []
     for parts in (sizes, (8,)):
         classifier, loss = small(family, spread=0.2), ClassificationLoss()

@@ -73,7 +73,7 @@ def test_a_device_by_its_name(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert devices.chosen_device() == devices.best_device() == torch.device("cpu")
     assert devices.chosen_device("cpu") == devices.chosen_device(torch.device("cpu")) == torch.device("cpu")
-    for name in ("cuda", "cuda:1", "mps"):  # finding A20: one policy, and one line where it cannot be kept
+    for name in ("cuda", "cuda:1", "mps"):  # one policy, and one line where it cannot be kept
         with pytest.raises(ValueError, match=f"device is '{name}', and PyTorch finds none here: use 'cpu'"):
             devices.chosen_device(name)
     for name in ("gpu", 3.5, ""):

@@ -59,7 +59,7 @@ def test_the_place_among_several_processes(monkeypatch, rank, size, place):
 
 @pytest.mark.parametrize("rank, size", [("1", None), (None, "2"), ("2", "2"), ("-1", "2"), ("a", "2"), ("0", "0")])
 def test_a_place_that_cannot_be_is_an_error(monkeypatch, rank, size):
-    """Finding A15: a process that waits for others which were never started waits for ever."""
+    """A process that waits for others which were never started waits for ever."""
     for name, value in (("RANK", rank), ("WORLD_SIZE", size)):
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f"RANK is {rank} and WORLD_SIZE is {size}: start the processes with torchrun"):

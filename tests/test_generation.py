@@ -186,10 +186,10 @@ def test_dropout_is_off_and_the_mode_is_restored(model):
     assert model.training
 
 
-# --- the model is only lent (finding A12) --------------------------------------------------------------------------
+# --- the model is only lent --------------------------------------------------------------------------
 
 def test_two_streams_at_once_do_not_switch_dropout_on_for_each_other(model):
-    """Finding A12: the first that ended used to put the model back into training mode under the other's feet."""
+    """The first that ended used to put the model back into training mode under the other's feet."""
     expected = generate(model, PROMPT, 8, temperature=0)[:, 3:]
     model.train()
     first, second = (stream(model, PROMPT, count, temperature=0) for count in (3, 8))
@@ -226,7 +226,7 @@ def test_dropout_is_off_where_only_a_part_is_in_training_mode(model):
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5), count=st.integers(0, 16),
        stops=st.sets(st.integers(0, 22), max_size=4), training=st.booleans(), seed=st.integers(0, 10**6))
 def test_unequal_prompts_equal_each_alone(lengths, count, stops, training, seed):
-    """Finding A19, within the context of 12 and beyond: padding, rows that leave and later halves change nothing."""
+    """Within the context of 12 and beyond: padding, rows that leave and later halves change nothing."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocab_size=23, context_length=12, d_model=16, n_heads=2, n_layers=2, dropout=0.3))
     for parameter in model.parameters():
@@ -259,7 +259,7 @@ def test_a_prompt_that_is_to_be_sampled_several_times_is_read_once(model, monkey
 # --- a cache that is handed in ------------------------------------------------------------------------------------
 
 def test_a_conversation_reads_only_what_is_new(model, monkeypatch):
-    """Finding A19: the turns before are in the cache; a changed text goes back to where it still agrees."""
+    """The turns before are in the cache; a changed text goes back to where it still agrees."""
     read, hidden_states = [], model.hidden_states
     cache = model.new_cache(1)
     first = generate(model, PROMPT[:1], 3, temperature=0, cache=cache)
@@ -306,7 +306,7 @@ def test_a_cache_that_does_not_fit_is_refused(model, change, message):
         stream(model, PROMPT[:1], 3, cache=cache)
 
 
-# --- numbers that are none (finding A11) --------------------------------------------------------------------------
+# --- numbers that are none --------------------------------------------------------------------------
 
 @pytest.mark.parametrize("temperature", [0, 1e-6, 1.0])
 @pytest.mark.parametrize("value, kind", [(math.nan, "nan"), (math.inf, "inf|nan")])
@@ -332,7 +332,7 @@ def test_the_lowest_temperature_is_greedy_and_scores_of_minus_infinity_are_never
 
 
 def test_spare_ids_are_never_chosen(model):
-    """Finding A23: a model may have more ids than its tokenizer has tokens."""
+    """A model may have more ids than its tokenizer has tokens."""
     with torch.no_grad():
         model.token_embedding.weight[15:] *= 10
     assert generate(model, PROMPT, 9, temperature=0)[:, 3:].max() >= 15
@@ -353,7 +353,7 @@ def test_nothing_to_generate_returns_the_prompt(model):
     (torch.zeros(1, 2), {}, "token_ids are torch.float32: give whole numbers"),
     ("text", {}, "token_ids are a str: encode the text first"),
     (PROMPT, {"temperature": -0.1}, "temperature is -0.1"),
-    (PROMPT, {"temperature": math.nan}, "temperature is nan"),  # finding A11
+    (PROMPT, {"temperature": math.nan}, "temperature is nan"),
     (PROMPT, {"temperature": math.inf}, "temperature is inf"),
     (PROMPT, {"temperature": 1e-40}, "temperature is 1e-40: it must be 0"),
     (PROMPT, {"top_k": 2.5}, "top_k is 2.5"),

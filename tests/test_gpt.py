@@ -369,7 +369,7 @@ def test_a_bfloat16_model_is_close_to_float32():
 
 @torch.no_grad()
 def test_padded_rows_equal_each_alone():
-    """Finding A19: texts of 3, 11 and 20 tokens in one pass, and then on, token by token."""
+    """Texts of 3, 11 and 20 tokens in one pass, and then on, token by token."""
     model, lengths = shaken(), [3, 11, 20]
     texts = [random_ids(TINY, 1, length + 4)[0] for length in lengths]
     padding = torch.tensor([20 - length for length in lengths])

@@ -128,7 +128,7 @@ def own_template(**settings) -> PretrainedTokenizer:
                                **settings)
 
 
-def test_a_model_s_own_chat_template_is_used():  # finding A6
+def test_a_model_s_own_chat_template_is_used():
     tokenizer = own_template(chat_template=TEMPLATE)
     begin, _, eot, end = range(296, 300)
     assert style_for(tokenizer) == "template" and end_token(tokenizer, "template") == eot
@@ -144,7 +144,7 @@ def test_a_model_s_own_chat_template_is_used():  # finding A6
         respond(model, tokenizer, "who<|eot_id|>")
 
 
-def test_a_base_model_s_own_beginning_and_end_are_used():  # finding A6
+def test_a_base_model_s_own_beginning_and_end_are_used():
     tokenizer = own_template(prefix=[296])
     assert style_for(tokenizer) == "alpaca"
     ids, _ = InstructionDataset(SIX, tokenizer, 96)[4]
@@ -410,7 +410,7 @@ def test_padding_changes_neither_loss_nor_gradient(family):
 
 @pytest.mark.parametrize("mask_prompt", [True, False])
 def test_accumulated_parts_are_one_large_batch(mask_prompt):
-    """Finding A1: answers of few and of many tokens, which were averaged batch by batch."""
+    """Answers of few and of many tokens, which were averaged batch by batch."""
     entries = table(*(("who", "", " ".join(WORDS[:count])) for count in (1, 16, 2, 15, 1, 1)))
     dataset = InstructionDataset(entries, CHAT, 96)
     items, runs = [dataset[place] for place in range(6)], []
@@ -428,7 +428,7 @@ def test_accumulated_parts_are_one_large_batch(mask_prompt):
 
 
 @FAMILIES
-def test_a_batch_in_which_nothing_counts_has_no_loss_and_no_gradient(family):  # findings A1 and A26
+def test_a_batch_in_which_nothing_counts_has_no_loss_and_no_gradient(family):
     model, (inputs, targets) = language_model(family, spread=0.2), batch_of(InstructionDataset(SIX, CHAT, 96))
     loss, gradients = with_gradients(model, response_loss, (inputs, torch.full_like(targets, -100)))
     names = {name for name, _ in model.named_parameters()}
@@ -666,12 +666,12 @@ def test_the_end_token_of_the_style_stops(style, end, other):
 
 @pytest.mark.parametrize("style", ["chatml", "alpaca"])
 @pytest.mark.parametrize("stop", [297, IM_END, END_OF_TEXT])
-def test_no_special_token_leaks_into_a_response(style, stop):  # finding A6
+def test_no_special_token_leaks_into_a_response(style, stop):
     model = Scripted(*CHAT.encode("a"), stop, *CHAT.encode("b c d"))
     assert respond(model, CHAT, "who", "", style, 20) == "a" and len(model.read) == 2
 
 
-def test_a_response_cut_inside_a_character_ends_before_it():  # finding A26
+def test_a_response_cut_inside_a_character_ends_before_it():
     words, half = CHAT.encode("gold"), CHAT.encode("\U0001f44d")[:2]
     assert respond(Scripted(*words, *half), CHAT, "who", max_new_tokens=len(words) + 2) == "gold"
 

@@ -259,7 +259,7 @@ def test_defaults_are_smollm2_and_frozen():
     ({"no_rope_layers": [-1]}, "no_rope_layers names block -1: there are 0 to 2"),
     ({"rope_base": "10000"}, "rope_base is '10000': it must be a number above 1"),
     ({"norm_eps": -1e-5}, "norm_eps is -1e-05: it must be a number above 0"),
-    ({"rope_scaling": {"rope_type": "linear"}}, "scaling 'linear' has factor = None: give a number"),  # finding A15
+    ({"rope_scaling": {"rope_type": "linear"}}, "scaling 'linear' has factor = None: give a number"),
     ({"rope_scaling": {"rope_type": "linear", "factor": "4"}}, "has factor = '4': give a number above 0"),
     ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}, "_freq_factor = 1.0: they must differ"),
 ])
@@ -270,7 +270,7 @@ def test_settings_that_cannot_work_are_named(changes, message):
 
 # --- the model ---------------------------------------------------------------------------------------------------
 
-# finding B: a block on its own used to run silently without positions
+# a block on its own used to run silently without positions
 def test_a_block_on_its_own_has_positions():
     model, x = shaken(), torch.randn(2, 7, 24)
     block = model.blocks[1]

@@ -186,7 +186,7 @@ def test_nothing_there(tmp_path):
         load_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "smollm2-135m-instruct"])  # finding A10
+@pytest.mark.parametrize("name", ["gpt2", "smollm2-135m-instruct"])
 def test_a_local_folder_named_like_a_known_model_is_not_passed_over(name, tmp_path, monkeypatch):
     theirs = saved(tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -195,7 +195,7 @@ def test_a_local_folder_named_like_a_known_model_is_not_passed_over(name, tmp_pa
     assert difference(load_pretrained(f"./{name}", torch.float32, "cpu")[0], theirs) < 1e-4
 
 
-def test_device_and_number_format_follow_the_one_policy(tmp_path, monkeypatch):  # finding A20
+def test_device_and_number_format_follow_the_one_policy(tmp_path, monkeypatch):
     saved(tmp_path)
     monkeypatch.setattr("llmbook.open_weights.best_device", lambda: torch.device("meta"))
     monkeypatch.setattr("llmbook.open_weights.inference_dtype",

@@ -172,7 +172,7 @@ def test_special_tokens_in_the_text_are_not_learned():
 
 
 def test_documents_train_as_their_text_and_special_tokens_in_them_are_plain():
-    """Finding A14: a separator inside a document is text to whoever reads documents."""
+    """A separator inside a document is text to whoever reads documents."""
     parts = STORY.split("\n\n")
     assert bpe_merges(train_bpe(iter(parts), 400)) == bpe_merges(train_bpe(END_OF_TEXT.join(parts), 400))
     plain = train_bpe([f"ab{END_OF_TEXT}"] * 500, 268)
@@ -207,7 +207,7 @@ def test_progress_bar_is_silent_by_default_and_on_stderr_on_request(capsys):
     (dict(text=STORY, vocab_size=300, special_tokens=END_OF_TEXT), "is one string"),
     (dict(text=STORY, vocab_size=300, special_tokens=("<a>", "<a>")), "must be different and not empty"),
     (dict(text=STORY, vocab_size=300, special_tokens=("<a>", "")), "must be different and not empty"),
-    # finding A24: public functions raised PyTorch's, regex's and Python's own errors
+    # public functions raised PyTorch's, regex's and Python's own errors
     (dict(text=STORY, vocab_size="300"), r"vocab_size \('300'\)"),
     (dict(text=STORY, vocab_size=300, pattern="("), r"pattern '\(' is not a regular expression"),
     (dict(text=STORY, vocab_size=300, pattern=None), "pattern None is not a regular expression"),
@@ -236,7 +236,7 @@ def rebuilt(encoding: tiktoken.Encoding) -> tiktoken.Encoding:
     return tokenizer_from_merges(bpe_merges(encoding), specials, encoding._pat_str, encoding.name, order)
 
 
-# finding B: `train_bpe` did not hand over its merges, and nothing made a tokenizer from a vocabulary and merges
+# `train_bpe` did not hand over its merges, and nothing made a tokenizer from a vocabulary and merges
 @pytest.mark.parametrize("name", TEXTS)
 def test_merges_are_those_that_were_learned(name):
     tokens = [bytes([byte]) for byte in range(256)]
@@ -420,7 +420,7 @@ def test_read_text_that_is_none(tmp_path, data, message):
 @example(b"\xef\xbb\xbfa\r\n\xff")
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_any_bytes_are_text_or_one_line(data):
-    """Finding A24: what is wrong, where, and what to do."""
+    """What is wrong, where, and what to do."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.txt"
         path.write_bytes(data)

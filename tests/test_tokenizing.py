@@ -36,7 +36,7 @@ def gpt2():
 @pytest.mark.parametrize("text", [" " * 1_000_000 + "late", "ab" + "\n" * 1_000_000 + "x", "\u3000" * 700_000 + "x"],
                          ids=["spaces", "lines", "wide spaces"])
 def test_white_space_of_any_length_is_encoded(gpt2, story_encoding, text):
-    """Finding A15: tiktoken alone ends the process here."""
+    """Tiktoken alone ends the process here."""
     for tokenizer in (gpt2, story_encoding):
         assert tokenizer.decode(encode_text(text, tokenizer)) == text
 
@@ -60,7 +60,7 @@ def test_every_long_space_is_found(text, found):
 
 
 def test_half_of_a_pair_is_named(story_encoding):
-    """Finding A24: tiktoken alone takes U+FFFD for it, silently."""
+    """Tiktoken alone takes U+FFFD for it, silently."""
     with pytest.raises(ValueError, match=r"character 2 \('\\ud83d'\) has no UTF-8: .* take it out"):
         encode_text("ab\ud83d", story_encoding)
 
@@ -99,7 +99,7 @@ def test_bad_iterables(story_encoding, texts, settings, message):
 
 @pytest.mark.parametrize("ids", [[97, 500, 98], [97, 10**12, 98], [97, -1, 98], [97, 2**32 - 1, 98]])
 def test_an_id_outside_the_vocabulary_is_a_replacement_character(story_encoding, ids):
-    """Finding A23: it was a KeyError."""
+    """It was a KeyError."""
     assert decode_text(ids, story_encoding) == "a\ufffdb"
     assert decode_text(np.array([97, 98]), story_encoding) == "ab"
 
@@ -183,7 +183,7 @@ def damaged(change) -> bytes:
     damaged(lambda c: c.update(special_tokens={"<a>": 65})), damaged(lambda c: c.update(special_tokens={"<a>": -1})),
     damaged(lambda c: c.update(special_tokens={"<a>": 256, "<b>": 256})),
     damaged(lambda c: None)[:2000], b"[" * 100_000,
-    # finding A24: an id of 10**10 exhausts the memory, an empty token hangs
+    # an id of 10**10 exhausts the memory, an empty token hangs
     *(damaged(lambda c, number=number: c.update(special_tokens={"<a>": number})) for number in (10**10, 1.0, 2**31)),
     damaged(lambda c: c.update(special_tokens={"": 256})),
     damaged(lambda c: c.update(name=None)), damaged(lambda c: c["tokens"].append("")),

@@ -77,7 +77,6 @@ def test_masked_targets_do_not_count_and_get_no_gradient():
 
 
 def test_a_batch_in_which_nothing_counts_has_loss_0_and_no_gradient():
-    # finding A26
     model, (inputs, targets) = small(), batches(1)[0]
     loss = next_token_loss(model, inputs, torch.full_like(targets, -100))
     loss.backward()
@@ -237,7 +236,7 @@ def distance(model, inputs):
 
 
 def test_the_error_of_a_step_names_what_spoiled_it():
-    """Finding A24 and A26: not every nan is the learning rate's fault."""
+    """Not every nan is the learning rate's fault."""
     model = small()
     spoil_weight(model)
     where = r"weights blocks.1.feed_forward.expand.weight \(they hold nan\)"
@@ -266,7 +265,7 @@ def test_a_run_that_diverged_is_told_to_lower_the_learning_rate():
         train(Line(), [(torch.ones(2, 2),)], lambda model, x: model.weight.sum() * 0 + next(worse), quick(4))
 
 
-# --- averages: the mean over all targets that count, however they are cut into batches (finding A1) ----------------
+# --- averages: the mean over all targets that count, however they are cut into batches ----------------
 
 def uneven(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch whose rows count 8, 1, 0, ... targets, as answers of different length do."""
@@ -333,7 +332,7 @@ def test_a_loss_may_count_by_a_rule_of_its_own():
 
 
 def test_a_step_in_which_nothing_counts_goes_by():
-    """Finding A26: it has loss 0, and the run goes on."""
+    """It has loss 0, and the run goes on."""
     masked = [(inputs, torch.full_like(targets, -100)) for inputs, targets in batches(1)]
     history = train(small(), [*batches(2), *masked], next_token_loss, quick(4))
     assert history.steps[2]["loss"] == 0 and history.steps[3]["loss"] > 1
@@ -374,7 +373,7 @@ def test_two_processes_equal_one_large_batch():
 
 
 def test_several_processes_without_a_team_are_an_error(monkeypatch):
-    """Finding A15's kind: each would train a model of its own, and all would write it."""
+    """Each would train a model of its own, and all would write it."""
     monkeypatch.setenv("WORLD_SIZE", "2"), monkeypatch.setenv("RANK", "1")
     with pytest.raises(ValueError, match=r"2 processes .* pass team=Team\(\) of llmbook.scale.team"):
         train(small(), batches(1), next_token_loss, quick(1))
@@ -590,7 +589,7 @@ def test_a_weights_file_outside_the_folder_is_refused(tmp_path):
         load_model(tmp_path / "mine")
 
 
-# finding A2: a folder that is not ours
+# a folder that is not ours
 
 FOREIGN = {
     "a Hugging Face model": {"config.json": '{"model_type": "gpt2"}', "model-00001-of-00002.safetensors": "shard",
@@ -647,7 +646,7 @@ def test_one_process_of_several_writes(tmp_path, monkeypatch):
     assert same(small(), load_model(tmp_path / "model", "cpu"))
 
 
-# finding A4: files of older versions
+# files of older versions
 
 V0_1_0 = Path(__file__).parent / "fixtures" / "v0_1_0"
 
@@ -686,7 +685,7 @@ def test_a_missing_key_without_a_default_is_named(tmp_path):
         load_model(tmp_path)
 
 
-# finding A21: the weights are those that were saved, and stay so
+# the weights are those that were saved, and stay so
 
 @pytest.mark.parametrize("place", [200, 900, 0.5, -1])
 def test_a_flipped_bit_is_noticed(tmp_path, place):

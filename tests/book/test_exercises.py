@@ -21,7 +21,7 @@ def said(check, *answers, capsys) -> str:
     return capsys.readouterr().out
 
 
-# finding E11: a forgotten `return` was "not started"
+# a forgotten `return` was "not started"
 
 def forgot(a, b):
     total = a + b  # noqa: F841

@@ -1,6 +1,6 @@
 """More than 300 bad inputs, from fixed seeds: each gets one line with the value and what to do, and no false success.
 
-Settings, arguments, damaged files of every kind, streams, a full disk and too little memory. Finding A24.
+Settings, arguments, damaged files of every kind, streams, a full disk and too little memory.
 """
 
 import errno
@@ -269,7 +269,7 @@ def test_the_header_of_safetensors(bench, capsys):
     assert not problems, "\n".join(problems)
 
 
-def test_our_weights_never_change_silently(bench, capsys):  # findings A21 and A24
+def test_our_weights_never_change_silently(bench, capsys):
     draw, problems = random.Random(2), []
     path = next((bench / "ours").glob("model-*.safetensors"))
     good = path.read_bytes()

@@ -75,13 +75,13 @@ def test_a_chat_keeps_its_turns_and_ends_with_the_input(chat_model, call, monkey
     assert seen[0][1]["top_k"] == 3 and seen[0][1]["temperature"] == 0.7
 
 
-def test_an_answer_that_the_real_conversation_cuts_is_marked(chat_model, call, monkeypatch):  # finding E5
+def test_an_answer_that_the_real_conversation_cuts_is_marked(chat_model, call, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
     code, out, err = call("chat", "--model", chat_model, "--max-new-tokens", 3, "--temperature", 0)
     assert code == 0 and err == "[cut after 3 tokens: --max-new-tokens 6 allows longer answers]\n"
 
 
-def test_ctrl_c_ends_the_answer_and_not_the_conversation(monkeypatch, capsys):  # finding E5
+def test_ctrl_c_ends_the_answer_and_not_the_conversation(monkeypatch, capsys):
     talk = Talk([["The ", "sea", KeyboardInterrupt], ["Good", "bye"]])
     out = hold(monkeypatch, capsys, talk, "tell me", "and now?").out
     assert "sailor: The sea [stopped]" in out and "sailor: Goodbye" in out
@@ -89,7 +89,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(monkeypatch, capsys):  
     assert said == ["Be kind.", "tell me", "The sea", "and now?", "Goodbye"]
 
 
-def test_an_answer_cut_at_the_limit_is_marked_and_its_speed_said(monkeypatch, capsys):  # finding E5
+def test_an_answer_cut_at_the_limit_is_marked_and_its_speed_said(monkeypatch, capsys):
     seen = hold(monkeypatch, capsys, Talk([["xyz"], ["xyzxyz"]], limit=6), "one", "two")
     remarks = seen.err.splitlines()
     assert re.fullmatch(r"\[3 tokens, [\d,.]+ per second\]", remarks[0])
@@ -97,14 +97,14 @@ def test_an_answer_cut_at_the_limit_is_marked_and_its_speed_said(monkeypatch, ca
     assert "cut" not in seen.out and "per second" not in seen.out
 
 
-def test_turns_that_went_for_want_of_room_are_told(monkeypatch, capsys):  # finding A26
+def test_turns_that_went_for_want_of_room_are_told(monkeypatch, capsys):
     talk = Talk([["A"]])
     stream = talk.stream
     talk.stream = lambda text: setattr(talk, "notice", "the oldest 2 of the turns went") or stream(text)
     assert "[the oldest 2 of the turns went]" in hold(monkeypatch, capsys, talk, "one").err
 
 
-def test_the_commands_of_a_conversation(monkeypatch, capsys, tmp_path):  # finding E5
+def test_the_commands_of_a_conversation(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.json").write_text("years of work")
     talk = Talk([["A"], ["B"], ["C"], ["D"]])
@@ -132,7 +132,7 @@ def test_a_message_that_cannot_be_sent_leaves_the_conversation_going(monkeypatch
     assert said in (out := hold(monkeypatch, capsys, Talk([["A"]]), text, "one").out) and "sailor: A" in out
 
 
-def test_a_base_model_is_told_apart_with_flags_that_exist(place, call):  # finding E5
+def test_a_base_model_is_told_apart_with_flags_that_exist(place, call):
     assert pretrain(call)[0] == 0
     code, out, err = call("chat", "--model", "out")
     assert (code, out) == (1, "") and err.count("\n") == 1
@@ -207,7 +207,7 @@ print("ended with", code, talk.heard)
 """
 
 
-def test_a_pasted_text_is_one_turn_and_ctrl_c_ends_an_answer_on_a_real_terminal():  # finding E5
+def test_a_pasted_text_is_one_turn_and_ctrl_c_ends_an_answer_on_a_real_terminal():
     terminal = Terminal(sys.executable, "-c", ECHO)
     terminal.wait_for("You:")
     terminal.type("\x1b[200~one\ntwo\nthree\x1b[201~\r")

@@ -39,7 +39,7 @@ def test_generation_ends_with_the_document(chat_model, call, monkeypatch):
     assert call("generate", "--model", chat_model, "x") == (0, "xA\n", "")
 
 
-def test_the_space_before_the_first_new_word_is_kept(tmp_path, call, monkeypatch):  # finding A8
+def test_the_space_before_the_first_new_word_is_kept(tmp_path, call, monkeypatch):
     folder = pretrained_folder(tmp_path / "other")
     the = tokenizer_of(folder).encode("a the")[-1:]  # one token, " the"
     assert tokenizer_of(folder).decode(the) == "the"  # alone it has lost its space
@@ -47,7 +47,7 @@ def test_the_space_before_the_first_new_word_is_kept(tmp_path, call, monkeypatch
     assert call("generate", "--model", folder, "Hello") == (0, "Hello the the\n", "")
 
 
-def test_a_text_ends_at_any_end_token_and_begins_as_the_model_wants(tmp_path, call, monkeypatch):  # finding A6
+def test_a_text_ends_at_any_end_token_and_begins_as_the_model_wants(tmp_path, call, monkeypatch):
     folder, seen = pretrained_folder(tmp_path / "other"), []
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "bos_token": "<s>",
                                                               "add_bos_token": True}))

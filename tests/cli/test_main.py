@@ -30,7 +30,7 @@ def test_help_is_instant_and_shows_an_example():
     assert EXAMPLE in done.stdout
 
 
-def test_the_command_alone_prints_its_help_and_its_version(call):  # finding E5
+def test_the_command_alone_prints_its_help_and_its_version(call):
     code, out, err = call()
     assert (code, err) == (0, "") and "usage: llmbook" in out and "python -m llmbook" in out
     code, out, err = call("--version")
@@ -38,7 +38,7 @@ def test_the_command_alone_prints_its_help_and_its_version(call):  # finding E5
 
 
 @pytest.mark.parametrize("where", ["llmbook.cli.program", "torch", pytest.param("pydantic", marks=pytest.mark.slow)])
-def test_ctrl_c_while_modules_are_imported_is_one_line(where):  # finding A17
+def test_ctrl_c_while_modules_are_imported_is_one_line(where):
     """The signal comes at one known import, so that no test waits for the right moment."""
     code = ("import builtins, os, signal, sys\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it was ignored\n"
@@ -56,7 +56,7 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(where):  # finding A17
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "llmbook: interrupted\n")
 
 
-def test_ctrl_c_inside_the_import_of_a_module_that_hides_it(tmp_path):  # finding A17
+def test_ctrl_c_inside_the_import_of_a_module_that_hides_it(tmp_path):
     """Some modules turn whatever happens while they are loaded into an ImportError of their own."""
     (tmp_path / "torch.py").write_text("import os, signal\n"
                                        "try:\n"

@@ -65,7 +65,7 @@ def test_a_folder_of_the_first_edition_finds_its_tokenizer(chat_model, call, tmp
     assert code == 0 and out.startswith("The sea"), err
 
 
-def test_a_name_that_is_a_folder_here_is_that_folder(place, call):  # finding A10
+def test_a_name_that_is_a_folder_here_is_that_folder(place, call):
     assert pretrain(call, out="gpt2")[0] == 0
     code, out, err = call("generate", "--model", "gpt2", "The", "--max-new-tokens", 2)
     assert code == 0 and out.startswith("The"), err
@@ -74,7 +74,7 @@ def test_a_name_that_is_a_folder_here_is_that_folder(place, call):  # finding A1
     assert (code, out) == (1, "") and "gpt2-large" in err and err.count("\n") == 1
 
 
-def test_the_newest_checkpoint_of_a_run_that_goes_on_can_write(place, call):  # finding E5
+def test_the_newest_checkpoint_of_a_run_that_goes_on_can_write(place, call):
     given = ("--set", "checkpoints.every_steps=2", "--set", 'checkpoints.allow=["max_steps"]')
     assert pretrain(call, *given)[0] == 0
     finished = call("generate", "--model", "out", "The", "--temperature", 0)[1]
@@ -95,7 +95,7 @@ def test_the_newest_checkpoint_of_a_run_that_goes_on_can_write(place, call):  # 
     assert (code, out) == (1, "") and "neither a model nor a checkpoint yet" in err and "wait" in err
 
 
-def test_spare_ids_of_a_vocabulary_are_never_written(place, call, monkeypatch):  # finding A23
+def test_spare_ids_of_a_vocabulary_are_never_written(place, call, monkeypatch):
     from llmbook.formats.decoding import TextStream
 
     seen, push = [], TextStream.push
@@ -106,7 +106,7 @@ def test_spare_ids_of_a_vocabulary_are_never_written(place, call, monkeypatch): 
     assert len(seen) > 20 and max(seen) < 257
 
 
-def test_another_models_tokenizer_is_refused(place, call, tokenizer):  # finding A23
+def test_another_models_tokenizer_is_refused(place, call, tokenizer):
     assert pretrain(call)[0] == 0
     save_tokenizer(train_bpe(STORY, 280), "smaller.json")
     save_tokenizer(train_bpe(STORY[::-1], 300), "other.json")
@@ -121,7 +121,7 @@ def test_another_models_tokenizer_is_refused(place, call, tokenizer):  # finding
     assert call("generate", "--model", "out/model", "--tokenizer", "tokenizer.json", "The")[0] == 0
 
 
-def test_a_device_and_a_number_format_are_chosen_or_refused(chat_model, call):  # finding A20
+def test_a_device_and_a_number_format_are_chosen_or_refused(chat_model, call):
     given = ("generate", "--model", chat_model, "The", "--max-new-tokens", 3)
     assert call(*given, "--device", "cpu", "--dtype", "bfloat16")[0] == 0
     for device in ("gpu", "cuda:99", "meta", "cpu:x"):

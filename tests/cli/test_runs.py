@@ -63,7 +63,7 @@ def test_a_changed_text_is_noticed(place, call):
     assert code == 1 and "out holds a run on other content of data.train, text 1" in err and "another --out" in err
 
 
-def test_a_run_of_an_older_version_is_complete_as_it_is(tmp_path, monkeypatch, call):  # finding A4
+def test_a_run_of_an_older_version_is_complete_as_it_is(tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(OLD / "run", "run")
     shutil.copy(OLD / "run.toml", "run.toml")
@@ -73,12 +73,12 @@ def test_a_run_of_an_older_version_is_complete_as_it_is(tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize("setting", ["training.seed=0", "training.weight_decay=0.1", "model.dropout=0.1",
                                      'model.kind="gpt"', 'data.text_column="text"', "training.parallel=ddp"])
-def test_a_setting_that_is_not_given_is_its_default(place, call, setting):  # finding A4
+def test_a_setting_that_is_not_given_is_its_default(place, call, setting):
     assert pretrain(call)[0] == 0
     assert pretrain(call, "--set", setting)[1].startswith("out is complete")
 
 
-def test_the_sizes_of_a_preset_are_the_same_by_name_or_by_number(place, call):  # finding A4
+def test_the_sizes_of_a_preset_are_the_same_by_name_or_by_number(place, call):
     from llmbook.cli.settings import Settings
 
     settings = Settings(None)
@@ -90,7 +90,7 @@ def test_the_sizes_of_a_preset_are_the_same_by_name_or_by_number(place, call):  
 
 @pytest.mark.parametrize("name, setting", [("story.txt", "data.train, text 1"), ("held.txt", "data.validation"),
                                            ("tokenizer.json", "data.tokenizer")])
-def test_a_finished_run_notices_that_a_text_has_changed(place, call, name, setting):  # finding A22
+def test_a_finished_run_notices_that_a_text_has_changed(place, call, name, setting):
     (place / "held.txt").write_text(STORY[:4000], encoding="utf-8")
     given = ("--set", "data.validation=held.txt")
     assert pretrain(call, *given)[0] == 0
@@ -108,7 +108,7 @@ def test_a_finished_run_notices_that_a_text_has_changed(place, call, name, setti
 
 
 @pytest.mark.parametrize("damage", ["folder", "weights", "config", "a byte"])
-def test_a_model_that_is_gone_is_written_again(place, call, damage):  # finding A22
+def test_a_model_that_is_gone_is_written_again(place, call, damage):
     assert pretrain(call)[0] == 0
     whole, model = weights(place / "out"), place / "out" / "model"
     if damage == "folder":
@@ -129,7 +129,7 @@ def test_a_model_that_is_gone_is_written_again(place, call, damage):  # finding 
     assert pretrain(call)[1] == "out is complete: 4 steps; the model is in out/model\n"
 
 
-def test_a_model_that_is_gone_with_its_checkpoints_is_no_success(place, call):  # finding A22
+def test_a_model_that_is_gone_with_its_checkpoints_is_no_success(place, call):
     assert pretrain(call)[0] == 0
     shutil.rmtree(place / "out" / "model")
     shutil.rmtree(place / "out" / "checkpoints")
@@ -138,7 +138,7 @@ def test_a_model_that_is_gone_with_its_checkpoints_is_no_success(place, call):  
     assert "config.json is missing" in err and "no checkpoint is left" in err and "another --out" in err
 
 
-def test_a_run_that_failed_before_its_first_step_owns_nothing(place, call):  # finding A15
+def test_a_run_that_failed_before_its_first_step_owns_nothing(place, call):
     code, _, err = pretrain(call, "--set", "model.context_length=100000", "--set", "model.n_layers=2")
     assert code == 1 and "context_length" in err
     code, out, err = pretrain(call, "--set", "data.tokenizer=300")
@@ -154,7 +154,7 @@ def test_two_processes_do_not_share_a_run(place, call):
     assert pretrain(call, "--set", 'checkpoints.allow=["max_steps"]', "--max-steps", 6)[0] == 0
 
 
-def test_an_interruption_names_the_step_that_is_saved(place, call, monkeypatch):  # finding A17
+def test_an_interruption_names_the_step_that_is_saved(place, call, monkeypatch):
     from llmbook.cli.logs import CsvLog
 
     write = CsvLog.__call__

@@ -16,7 +16,7 @@ def test_the_same_command_again_changes_nothing(place, call):
     assert tree(place) == before
 
 
-def test_a_folder_of_another_tokenizer_is_refused(place, call):  # finding A22
+def test_a_folder_of_another_tokenizer_is_refused(place, call):
     assert call("tokenize", "story.txt", "tokens", "--tokenizer", 300)[0] == 0
     before = tree(place)
     for choice in (301, "tokenizer.json"):
@@ -29,7 +29,7 @@ def test_a_folder_of_another_tokenizer_is_refused(place, call):  # finding A22
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "model.safetensors", "tokenizer.json"])
-def test_a_foreign_folder_is_refused(place, call, name):  # finding A22
+def test_a_foreign_folder_is_refused(place, call, name):
     (place / "mine").mkdir()
     (place / "mine" / name).write_text("years of work")
     before = tree(place)
@@ -41,7 +41,7 @@ def test_a_foreign_folder_is_refused(place, call, name):  # finding A22
     assert code == 1 and "story.txt is a file: give a folder" in err
 
 
-def test_two_writers_of_one_folder_do_not_mix(place, call):  # finding A22
+def test_two_writers_of_one_folder_do_not_mix(place, call):
     assert call("tokenize", "story.txt", "tokens", "--tokenizer", 300)[0] == 0
     with FileLock(place / "tokens" / ".lock"):
         code, out, err = call("tokenize", "story.txt", "tokens", "--tokenizer", 300)
@@ -49,7 +49,7 @@ def test_two_writers_of_one_folder_do_not_mix(place, call):  # finding A22
         assert "tokens" in err and "another process" in err and "another folder" in err
 
 
-def test_documents_are_cut_where_the_separator_says_and_counted_alike(place, call):  # finding A14
+def test_documents_are_cut_where_the_separator_says_and_counted_alike(place, call):
     (place / "two.txt").write_text(STORY[:3000] + "<|endoftext|>" + STORY[3000:6000])
     assert call("tokenize", "two.txt", "one", "--tokenizer", "tokenizer.json")[0] == 0
     assert call("tokenize", "two.txt", "two", "--tokenizer", "tokenizer.json", "--separator", "<|endoftext|>")[0] == 0

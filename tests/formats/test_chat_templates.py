@@ -54,7 +54,7 @@ CONVERSATIONS = [
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
-def test_ids_of_a_conversation_equal_transformers(kind, tmp_path):  # finding A6
+def test_ids_of_a_conversation_equal_transformers(kind, tmp_path):
     folder_of(kind, tmp_path, chat_template=TEMPLATES[kind])
     ours, theirs = tokenizer_of(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert ours.chat_template == TEMPLATES[kind]
@@ -65,7 +65,7 @@ def test_ids_of_a_conversation_equal_transformers(kind, tmp_path):  # finding A6
 
 
 @pytest.mark.slow
-def test_smollm2_s_own_template():  # finding A6
+def test_smollm2_s_own_template():
     path = fetch("smollm2-135m-instruct")
     ours, theirs = tokenizer_of(path), transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     for messages in CONVERSATIONS:
@@ -76,7 +76,7 @@ def test_smollm2_s_own_template():  # finding A6
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
-def test_a_message_cannot_write_special_tokens(kind, tmp_path):  # finding A12: nobody speaks in another's name
+def test_a_message_cannot_write_special_tokens(kind, tmp_path):  # nobody speaks in another's name
     ours = tokenizer_of(folder_of(kind, tmp_path, chat_template=TEMPLATES[kind]))
     harmless = encode_chat(ours, [{"role": "user", "content": "x"}])
     special = set(ours.runner.special.values())

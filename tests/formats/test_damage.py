@@ -39,7 +39,7 @@ def outcome(path: Path, ids: torch.Tensor) -> torch.Tensor | None:
         return None
 
 
-@pytest.mark.parametrize("family", FAMILIES)  # finding A24
+@pytest.mark.parametrize("family", FAMILIES)
 def test_flipped_bits_in_a_config_are_refused_or_change_nothing(family, tmp_path):
     saved(tmp_path, family, **FAMILIES[family])
     path = tmp_path / "config.json"
@@ -61,7 +61,7 @@ def test_flipped_bits_in_a_config_are_refused_or_change_nothing(family, tmp_path
     assert [flip for flip in silent if flip[0] not in UNDETECTABLE] == []
 
 
-def test_flipped_bits_in_a_gguf_header_are_refused_or_change_nothing(tmp_path):  # finding A24
+def test_flipped_bits_in_a_gguf_header_are_refused_or_change_nothing(tmp_path):
     path = tmp_path / "tiny.gguf"
     write_gguf(path, reference(**IN_GGUF), "Q8_0")
     data, ids = path.read_bytes(), some_ids(1, 30, 410)

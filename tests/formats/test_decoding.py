@@ -27,7 +27,7 @@ def streamed(tokenizer, ids, **options) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pieces_join_to_the_whole_text(of_kind, kind):  # finding A8
+def test_pieces_join_to_the_whole_text(of_kind, kind):
     ours = of_kind[kind]
     for text in [*TEXTS, *hard_texts(kind, 400, seed=7)]:
         ids = ours.encode(text, disallowed_special=())
@@ -38,7 +38,7 @@ def test_pieces_join_to_the_whole_text(of_kind, kind):  # finding A8
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_continuation_keeps_its_first_space(of_kind, kind):  # finding A8: "Helloworld"
+def test_a_continuation_keeps_its_first_space(of_kind, kind):  # "Helloworld"
     ours = of_kind[kind]
     prompt, whole = ours.encode("Twenty minutes"), ours.encode("Twenty minutes in the morning")
     common = next(place for place, pair in enumerate(zip(prompt + [-1], whole)) if pair[0] != pair[1])
@@ -63,7 +63,7 @@ def test_special_tokens_can_be_left_out():
     assert "".join(streamed(PLAIN, [97, 256, 98])) == "a<|endoftext|>b"
 
 
-def test_a_spare_id_is_no_crash():  # finding A23
+def test_a_spare_id_is_no_crash():
     assert "".join(streamed(PLAIN, [97, 999, 98])) == "a\ufffdb"
 
 
@@ -87,7 +87,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("one_by_one, most", [(True, 1), (False, 12)])
-def test_the_work_is_linear_in_the_length(one_by_one, most):  # finding A8
+def test_the_work_is_linear_in_the_length(one_by_one, most):
     counts = []
     for repeats in (50, 500):
         tokenizer = Counting(one_by_one)

@@ -78,7 +78,7 @@ def test_a_gguf_s_output_that_is_stored_though_tied(tmp_path):
         load_pretrained(tmp_path / "other.gguf")
 
 
-@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_1"])  # finding A7
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_1"])
 def test_a_gguf_s_tied_output_in_another_quantisation(kind, tmp_path):
     theirs = reference("GPT2", **IN_GGUF)
     embedding = theirs.transformer.wte.weight.detach().numpy().copy()  # stored in float32

@@ -147,7 +147,7 @@ REFUSED: dict[str, tuple[str, dict, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", COMPUTED)  # finding A9
+@pytest.mark.parametrize("name", COMPUTED)
 def test_settings_compute_what_transformers_computes(name, tmp_path):
     family, settings, changes = COMPUTED[name]
     theirs = made(tmp_path, family, settings, changes)
@@ -159,7 +159,7 @@ def test_settings_compute_what_transformers_computes(name, tmp_path):
     assert torch.equal(generate(ours, prompt, 12, temperature=0), expected)
 
 
-@pytest.mark.parametrize("name", REFUSED)  # findings A9, A15, A24
+@pytest.mark.parametrize("name", REFUSED)
 def test_settings_that_our_models_do_not_have_are_refused_by_name(name, tmp_path):
     family, changes, message = REFUSED[name]
     saved(tmp_path, family, **(GEMMA if family == "Gemma3Text" else {}))

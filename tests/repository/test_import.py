@@ -54,7 +54,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
         from llmbook import Transformer  # noqa: F401
 
 
-# finding E4: the setting stood in the Makefile only
+# the setting stood in the Makefile only
 
 SHOWN = "import os; print({name: os.environ.get(name) for name in " + repr(sorted(SETTINGS)) + "})"
 

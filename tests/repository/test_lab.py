@@ -1,4 +1,4 @@
-"""`make lab` and the environment: what a newcomer meets first (findings E8 and E9)."""
+"""`make lab` and the environment: what a newcomer meets first."""
 
 import os
 import re

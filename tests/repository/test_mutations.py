@@ -1,4 +1,4 @@
-"""The list of mutations: each can be applied, and the program tells what became of it (finding A18)."""
+"""The list of mutations: each can be applied, and the program tells what became of it."""
 
 import ast
 from pathlib import Path

@@ -129,7 +129,7 @@ def optional() -> list[str]:
 
 
 def test_the_lowest_versions_are_written_down_to_be_tested():
-    # finding A16: a bound that nobody installs is a guess; the job "oldest" installs these
+    # a bound that nobody installs is a guess; the job "oldest" installs these
     oldest = [Requirement(line) for line in (ROOT / "tests" / "oldest.txt").read_text().splitlines()
               if not line.startswith("#")]
     bounds = [Requirement(line) for line in [*PYPROJECT["project"]["dependencies"], *optional()]]

@@ -44,14 +44,14 @@ def old_run(folder: Path) -> list[float]:
     return [step["loss"] for step in history.steps]
 
 
-def test_a_run_of_0_1_0_goes_on_to_the_last_bit(folder):  # finding A4
+def test_a_run_of_0_1_0_goes_on_to_the_last_bit(folder):
     expected = json.loads((OLD / "expected.json").read_text())["losses"]
     assert old_run(folder) == expected
     assert steps_kept(folder) == [5, 6] and all(is_whole(path) for path in folder.glob("step-*"))
     assert json.loads((folder / "step-00000006" / "checkpoint.json").read_text())["format"] == 2
 
 
-def test_weights_of_a_run_of_0_1_0(folder):  # finding A4
+def test_weights_of_a_run_of_0_1_0(folder):
     shutil.copytree(OLD / "run" / "checkpoints", folder)
     loaded = GPT(GPTConfig(300, 8, 16, 2, 1, 0.0))
     assert Checkpoints(folder).load(loaded) == 4
@@ -63,7 +63,7 @@ def state_with(config, about) -> RunState:
     return RunState(model, torch.optim.AdamW(model.parameters()), [], History(), config, OneProcess("cpu"))
 
 
-def test_a_setting_that_the_file_lacks_was_its_default():  # finding A4
+def test_a_setting_that_the_file_lacks_was_its_default():
     old = make_dataclass("Config", [("rate", float)])
     new = make_dataclass("Config", [("rate", float), ("extra", int, 3), ("many", tuple, (1, 2))])
     model_old, model_new = make_dataclass("Sizes", [("d", int)]), make_dataclass("Sizes", [("d", int), ("w", int, 7)])
@@ -118,7 +118,7 @@ def no_waiting(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["checksum_of", "listdir", "safe_open"])
-def test_an_error_that_passes_is_no_damage(folder, monkeypatch, no_waiting, name):  # finding A5
+def test_an_error_that_passes_is_no_damage(folder, monkeypatch, no_waiting, name):
     run_to(folder)
     owner = module.os if name == "listdir" else module
     failing = Failing(getattr(owner, name), 2)
@@ -143,7 +143,7 @@ def test_an_error_that_stays_ends_the_run_and_costs_no_checkpoint(folder, monkey
     assert len(history.steps) == 5  # and not begun anew; the folder is free again
 
 
-def test_damage_is_what_two_readings_say(folder, monkeypatch, no_waiting):  # finding A5
+def test_damage_is_what_two_readings_say(folder, monkeypatch, no_waiting):
     run_to(folder)
     once, original = [True], module.checksum_of
 
@@ -156,7 +156,7 @@ def test_damage_is_what_two_readings_say(folder, monkeypatch, no_waiting):  # fi
         assert Checkpoints(folder).newest().name == "step-00000004" and not once
 
 
-def test_only_what_was_found_damaged_makes_room(folder):  # finding A5
+def test_only_what_was_found_damaged_makes_room(folder):
     """A checkpoint of a later step than the one just written is not removed, unless it is known to be damaged."""
     run_to(folder, 6)
     files = CheckpointFolder(folder, keep=2)
@@ -223,7 +223,7 @@ class StatefulLike:
 
 
 @pytest.mark.parametrize("stop", [2, 4, 6, 7, 13])
-def test_a_loader_that_keeps_tensors_goes_on(folder, stop):  # finding A5
+def test_a_loader_that_keeps_tensors_goes_on(folder, stop):
     whole = gpt()
     expected = train(whole, StatefulLike(), next_token_loss, quick())
     with pytest.raises(Stop):
@@ -234,7 +234,7 @@ def test_a_loader_that_keeps_tensors_goes_on(folder, stop):  # finding A5
     assert {path.suffix for path in folder.glob("step-*/*")} == {".json", ".safetensors"}
 
 
-def test_torchdata(folder):  # finding A5
+def test_torchdata(folder):
     """To the end of the pass: of the next one's order torchdata promises nothing, since it draws once more when it
     goes on."""
     StatefulDataLoader = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
@@ -252,7 +252,7 @@ def test_torchdata(folder):  # finding A5
 
 @pytest.mark.parametrize("extra, name", [({1, 2}, "set"), (object(), "object"), ({"deep": [iter([])]}, "list_iterator"),
                                          (np.array([None]), "ndarray")])
-def test_a_loader_state_that_cannot_be_stored_is_refused_before_the_run(folder, extra, name):  # finding A5
+def test_a_loader_state_that_cannot_be_stored_is_refused_before_the_run(folder, extra, name):
     told = []
     with pytest.raises(ValueError, match=f"state_dict.*'extra'.* is a {name}, which cannot be stored"):
         train(gpt(), StatefulLike(extra), next_token_loss, quick(), None, Checkpoints(folder), told.append)
@@ -288,7 +288,7 @@ def test_packing_gives_back_what_it_was_given():
 
 # --- small things ------------------------------------------------------------------------------------------------
 
-def test_a_run_that_fails_in_its_first_step_owns_nothing(folder):  # finding A15
+def test_a_run_that_fails_in_its_first_step_owns_nothing(folder):
     def broken(model, *batch):
         raise RuntimeError("broken")
 
@@ -300,7 +300,7 @@ def test_a_run_that_fails_in_its_first_step_owns_nothing(folder):  # finding A15
     assert len(other.steps) == 2 and steps_kept(folder) == [2]
 
 
-def test_saved_step_is_what_is_on_the_disk(folder, monkeypatch):  # finding A17
+def test_saved_step_is_what_is_on_the_disk(folder, monkeypatch):
     keeper, seen = Checkpoints(folder, every_steps=2), []
 
     def on_step(record):
@@ -324,7 +324,7 @@ def test_saved_step_is_what_is_on_the_disk(folder, monkeypatch):  # finding A17
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
-def test_the_generators_of_graphics_cards(monkeypatch, kind):  # finding A3
+def test_the_generators_of_graphics_cards(monkeypatch, kind):
     """Stand-ins for them: neither is here."""
     card = {"state": torch.arange(16, dtype=torch.uint8)}
     own = getattr(torch, kind)

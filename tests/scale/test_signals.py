@@ -79,7 +79,7 @@ def test_a_second_signal_ends_at_once(folder, tmp_path, first, second, code):
 
 @pytest.mark.parametrize("first, second", [(signal.SIGINT, signal.SIGINT), (signal.SIGINT, signal.SIGTERM),
                                            (signal.SIGTERM, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM)])
-def test_two_signals_within_a_moment_are_one_request(folder, tmp_path, first, second):  # finding A17
+def test_two_signals_within_a_moment_are_one_request(folder, tmp_path, first, second):
     out = tmp_path / "out"
     process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder), out=str(out), hold=True,
                             grace=1000.0)
@@ -95,7 +95,7 @@ def test_two_signals_within_a_moment_are_one_request(folder, tmp_path, first, se
     assert steps_kept(folder) == [3]
 
 
-def test_what_is_ignored_stays_ignored(folder, tmp_path):  # finding A17
+def test_what_is_ignored_stays_ignored(folder, tmp_path):
     """A script ignores SIGINT for what it starts in the background; SIGTERM ends that in order."""
     out = tmp_path / "out"
     process = forks().start(script.until_a_signal, tmp_path / "printed", folder=str(folder), out=str(out), hold=True,

@@ -126,7 +126,7 @@ def test_a_missing_part_is_noticed(together, tmp_path):
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 @pytest.mark.parametrize("task", script.TASKS)
-def test_unequal_counts_of_targets_weigh_as_in_one_process(together, way, task):  # finding A1
+def test_unequal_counts_of_targets_weigh_as_in_one_process(together, way, task):
     make, batches, loss = script.TASKS[task]
     model = make(0)
     expected = records(train(model, batches(), loss, team_config(4, accumulation_steps=2), batches()))
@@ -143,7 +143,7 @@ def test_unequal_counts_of_targets_weigh_as_in_one_process(together, way, task):
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_each_process_has_its_random_state_again(together, way):  # finding A3
+def test_each_process_has_its_random_state_again(together, way):
     first, second = (report[f"{way}-random"] for report in together.reports)
     for found in (first, second):
         assert found["records"] and found["weights"] and found["states"] == 2 and found["different"]
@@ -152,7 +152,7 @@ def test_each_process_has_its_random_state_again(together, way):  # finding A3
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 @pytest.mark.parametrize("layout", ["llmbook", "huggingface"])
-def test_a_shared_model_is_saved_once_and_whole(together, tmp_path, way, layout):  # finding A2
+def test_a_shared_model_is_saved_once_and_whole(together, tmp_path, way, layout):
     save_model(team_model(), tmp_path / "alone", layout)
     expected = {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}
     found = {path.name: path.read_bytes() for path in (together.folder / f"{way}-{layout}").iterdir()}
@@ -162,7 +162,7 @@ def test_a_shared_model_is_saved_once_and_whole(together, tmp_path, way, layout)
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_a_signal_to_one_process_ends_all_after_the_same_step(together, way):  # finding A17
+def test_a_signal_to_one_process_ends_all_after_the_same_step(together, way):
     first, second = (report[f"{way}-signal"] for report in together.reports)
     assert first["interrupted"] and second["interrupted"] and first["steps"] == second["steps"] == 3
     assert first["saved"] == 3 and Checkpoints(together.folder / f"signal-{way}").newest().name == "step-00000003"
@@ -234,7 +234,7 @@ def test_another_way_is_refused():
 
 @pytest.mark.parametrize("variables", [{"RANK": "1"}, {"WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"},
                                        {"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "-1", "WORLD_SIZE": "2"}])
-def test_a_rank_without_its_team_does_not_wait_for_ever(monkeypatch, variables):  # finding A15
+def test_a_rank_without_its_team_does_not_wait_for_ever(monkeypatch, variables):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -244,7 +244,7 @@ def test_a_rank_without_its_team_does_not_wait_for_ever(monkeypatch, variables):
     assert "\n" not in str(error.value) and all(value in str(error.value) for value in variables.values())
 
 
-def test_a_team_that_does_not_come_together_says_so(monkeypatch):  # finding A15
+def test_a_team_that_does_not_come_together_says_so(monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

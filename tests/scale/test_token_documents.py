@@ -32,7 +32,7 @@ def ids_of(source, folder, tokenizer, **settings) -> list[int]:
     return np.concatenate([*files.shards]).tolist()
 
 
-# --- one meaning of a separator (finding A14) ------------------------------------------------------------------------
+# --- one meaning of a separator ------------------------------------------------------------------------
 
 @pytest.mark.parametrize("separator, expected", [(None, [FILE]), (END_OF_TEXT, STORIES)])
 def test_training_token_files_and_the_count_agree_on_a_separator(tmp_path, bpe, separator, expected):
@@ -101,7 +101,7 @@ def test_a_sample_of_one_long_document_is_cut(tmp_path):
     assert total == 3_000_000 and 1_000_000 < len(text) <= 2_500_000 and text.endswith("line\n")
 
 
-# --- what cannot be read (finding A24) -------------------------------------------------------------------------------
+# --- what cannot be read -------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("source, message", [
     ("", "source is an empty name: give a folder or file"), (7, "source is 7: give a folder, a file, or an iterable"),
@@ -149,7 +149,7 @@ def test_any_row_is_a_document_or_one_line(row):
         assert found == ([row["text"]] if row["text"].strip() else [])
 
 
-# --- output that nobody reads (finding A24) --------------------------------------------------------------------------
+# --- output that nobody reads --------------------------------------------------------------------------
 
 PROGRAM = """
 import sys

@@ -42,7 +42,7 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
     path.write_bytes(data)
 
 
-# --- damage (finding A14) --------------------------------------------------------------------------------------------
+# --- damage --------------------------------------------------------------------------------------------
 
 def test_every_flipped_bit_of_a_shard_is_noticed_before_it_reaches_a_model(tmp_path, bpe):
     write(DOCUMENTS, tmp_path, bpe, shard_bytes=5000)
@@ -94,7 +94,7 @@ def test_a_shard_is_checked_once_and_not_at_all_if_so_wished(tmp_path, bpe, monk
 
 
 def test_any_changed_byte_of_a_header_is_refused_or_changes_nothing(tmp_path, bpe):
-    """Finding A24's kind: a flip that silently changes what is trained on."""
+    """A flip that silently changes what is trained on."""
     write(DOCUMENTS, tmp_path, bpe, shard_bytes=9000)
     path, rng = tmp_path / "tokens.json", random.Random(2)
     good, whole, refused = path.read_bytes(), TokenHeader.read(tmp_path), 0
@@ -161,7 +161,7 @@ def test_ids_outside_the_vocabulary_of_an_old_folder_never_reach_a_model(tmp_pat
     assert max(all_ids(mended)) == 299
 
 
-# --- whose folder it is (findings A14, A22) --------------------------------------------------------------------------
+# --- whose folder it is --------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", ["notes.txt", "model.safetensors", "config.json", "train-0", "shard-00000.bin"])
 def test_a_folder_with_other_things_in_it_is_refused_and_left(tmp_path, bpe, name):
@@ -204,7 +204,7 @@ def race(folder: Path, documents: list[str], tokenizer, start) -> None:
 
 @pytest.mark.parametrize("attempt", range(8))
 def test_two_writers_never_end_mixed(tmp_path, bpe, attempt):
-    """Finding A22: 4 of 40 pairs ended complete with both mixed."""
+    """4 of 40 pairs ended complete with both mixed."""
     fork, folder = multiprocessing.get_context("fork"), tmp_path / "tokens"
     sources, start = [DOCUMENTS, DOCUMENTS[::-1]], fork.Event()
     writers = [fork.Process(target=race, args=(folder, source, bpe, start)) for source in sources]
@@ -245,7 +245,7 @@ def test_where_locks_do_not_work_a_second_writer_is_noticed(tmp_path, bpe, monke
 
 
 def test_a_full_disk_is_one_line_with_the_path(tmp_path, bpe, monkeypatch):
-    """Finding A24: Errno 28 came without a path. What was written before stays and is gone on with."""
+    """Errno 28 came without a path. What was written before stays and is gone on with."""
     replace_file, calls = token_files.replace_file, []
 
     def full(path, content):

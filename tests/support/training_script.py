@@ -437,7 +437,7 @@ def all_of_a_team(out: str) -> None:
             run(f"{way}-{batches}", way, team_config(accumulation_steps=batches, progress=True))
         run(f"one-then-{way}", way, team_config(), team_checkpoints(folder / f"for-{way}"))
         run(f"{way}-begins", way, team_config(6), team_checkpoints(folder / f"from-{way}"))
-        for task in TASKS:  # finding A1
+        for task in TASKS:
             make, batches, loss = TASKS[task]
             model = make(rank)
             history = train(model, batches(), loss, team_config(4, accumulation_steps=2), batches(), team=teams[way])
@@ -469,7 +469,7 @@ def all_of_a_team(out: str) -> None:
 
 
 def _in_pieces(folder: Path, team: Team) -> dict:
-    """A run with dropout, and one in two pieces; in each process other draws.  # finding A3"""
+    """A run with dropout, and one in two pieces; in each process other draws."""
     def piece(steps: int, seed: int, keep: Checkpoints | None = None):
         model = gpt(seed)
         seed_all(seed)
@@ -485,7 +485,7 @@ def _in_pieces(folder: Path, team: Team) -> dict:
 
 
 def _a_signal_to_one(folder: Path, team: Team) -> dict:
-    """Process 1 gets SIGTERM in its third step; all end after the same step, with a checkpoint.  # finding A17"""
+    """Process 1 gets SIGTERM in its third step; all end after the same step, with a checkpoint."""
     def loss(model, *batch):
         calls.append(None)
         if team.rank == 1 and len(calls) == 3:

@@ -692,10 +692,11 @@ def test_the_style_is_the_tokenizer_s_if_none_is_given():
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_dropout_is_off_and_the_mode_comes_back(mode):
-    model = Scripted(*range(40, 49)).train(mode)
-    respond(model, CHAT, "who", max_new_tokens=3)
-    assert model.was_training == [False] * 3 and model.training is mode
+def test_dropout_is_off_and_the_mode_is_not_touched(mode):
+    model = language_model(spread=0.3, dropout=0.9).train(mode)
+    said = respond(model, CHAT, "who", max_new_tokens=20)
+    assert model.training is mode
+    assert said == respond(model.eval(), CHAT, "who", max_new_tokens=20)
 
 
 def test_sampling_goes_to_generate(monkeypatch):

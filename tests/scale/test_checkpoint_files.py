@@ -237,15 +237,16 @@ def test_a_loader_that_keeps_tensors_goes_on(folder, stop):
 def test_torchdata(folder):
     """To the end of the pass: of the next one's order torchdata promises nothing, since it draws once more when it
     goes on."""
-    StatefulDataLoader = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    from torchdata.stateful_dataloader import StatefulDataLoader
 
     def make():
         return StatefulDataLoader(loader().dataset, 4, shuffle=True, generator=torch.Generator().manual_seed(2))
 
-    whole, model = gpt(), gpt(1)
+    whole = gpt()
     expected = train(whole, make(), next_token_loss, quick(10))
     with pytest.raises(Stop):
         train(gpt(), make(), next_token_loss, quick(10), None, Checkpoints(folder, 1), stop_at(8))
+    model = gpt(1)
     assert records(train(model, make(), next_token_loss, quick(10), None, Checkpoints(folder, 1))) == records(expected)
     assert same(whole, model)
 

@@ -227,7 +227,7 @@ class TextClassifier(nn.Module):
     def from_block(self, x: Tensor, lengths: Tensor | None, first: int) -> Tensor:
         """As `forward`, from the features (batch, tokens, d_model) that enter block `first`."""
         blocks = self.model.blocks[first:]
-        if not (self.training and len(blocks) and hasattr(blocks[-1], "attend")):
+        if not (torch.is_grad_enabled() and len(blocks) and hasattr(blocks[-1], "attend")):
             x = self.model.final_norm(self.model.run_blocks(x, first))  # (batch, tokens, d_model)
             return self.head(last_token(x, lengths))
         for layer, block in enumerate(blocks[:-1], first):

@@ -277,7 +277,7 @@ def test_gguf_settings_that_are_not_supported_are_named(settings, message, tmp_p
      "correct it to 'attention.layer_norm_rms_epsilon'"),
     (b"token_embd.weight", b"token_embd.wait__", "token_embd.weight"),
     (b"blk.1.attn_q.weight", b"blk.1.attn_z.weight", "missing blk.1.attn_q.weight; unknown blk.1.attn_z.weight"),
-    (b"gpt-2", b"gpt-9", "its tokenizer ('gpt2', 'gpt-9') is not supported (only 'llama', and 'gpt2' with gpt-2, smollm"),
+    (b"gpt-2", b"gpt-9", "its tokenizer ('gpt2', 'gpt-9') is not supported (only 'llama', and 'gpt2' with gpt-2"),
     (b"tokenizer.ggml.model", b"tokenizer.ggml.modem", "its tokenizer (None, 'gpt-2') is not supported"),
     (b"tokenizer.ggml.merges", b"tokenizer.ggml.murges", "merges"),
     (b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokans", "tokens"),

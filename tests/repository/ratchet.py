@@ -11,7 +11,7 @@ CHAPTER_SIZES = {
     "04_gpt": (833, 3815),
     "05a_pretraining": (956, 3500),
     "05b_open_weights": (819, 3500),
-    "06_classification": (677, 3500),
+    "06_classification": (680, 3500),
     "07_instructions": (519, 3500),
     "A_pytorch": (547, 4370),
 }

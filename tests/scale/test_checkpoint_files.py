@@ -237,7 +237,7 @@ def test_a_loader_that_keeps_tensors_goes_on(folder, stop):
 def test_torchdata(folder):
     """To the end of the pass: of the next one's order torchdata promises nothing, since it draws once more when it
     goes on."""
-    from torchdata.stateful_dataloader import StatefulDataLoader
+    StatefulDataLoader = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
 
     def make():
         return StatefulDataLoader(loader().dataset, 4, shuffle=True, generator=torch.Generator().manual_seed(2))

@@ -39,6 +39,19 @@ def test_logits_from_a_gguf_equal_transformers(family, kind, tmp_path):
     assert int(formats["numbers"].sum()) == sum(p.numel() for p in theirs.parameters())
 
 
+@pytest.mark.parametrize("family, changes", [
+    ("Qwen3", {"head_dim": 12}), ("SmolLM3", {"num_hidden_layers": 5}), ("Gemma3Text", {
+        "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 9, "num_hidden_layers": 7, "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0}}})], ids=["qwen3", "smollm3", "gemma3"])
+def test_newer_families_from_a_gguf_equal_transformers(family, changes, tmp_path):
+    """As llama.cpp's converter writes them: SmolLM3's queries and keys permuted and every fourth layer without
+    positions, Gemma's norms with 1 added and every sixth layer without a window."""
+    theirs = write_gguf(tmp_path / "tiny.gguf", reference(family, **IN_GGUF, **changes))
+    ours, _ = load_pretrained(tmp_path / "tiny.gguf")
+    assert difference(ours, theirs, some_ids(2, 90, 410)) < (1e-3 if family == "Gemma3Text" else 1e-4)
+
+
 @pytest.mark.parametrize("changes", [
     {"tie_word_embeddings": False}, {"attention_bias": True}, {"head_dim": 12, "num_key_value_heads": 4},
     {"rms_norm_eps": 1e-3, "num_hidden_layers": 12},

@@ -21,14 +21,20 @@ NAMES = {  # in transformers: in a GGUF
     "transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm",
     "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
     "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
+    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
 }
+# Gemma 3 has four norms in a block, and the second has another name there.
+GEMMA_NAMES = {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+               "post_feedforward_layernorm": "post_ffw_norm"}
+ARCHITECTURES = {"gemma3_text": "gemma3"}  # where a GGUF calls it otherwise
 
 
-def name_in_gguf(name: str) -> str:
+def name_in_gguf(name: str, architecture: str) -> str:
     stem, kind = name.rsplit(".", 1)
+    names = NAMES | (GEMMA_NAMES if architecture == "gemma3" else {})
     if layer := re.match(r"(?:model\.layers|transformer\.h)\.(\d+)\.", stem):
-        return f"blk.{layer[1]}.{NAMES[stem[layer.end():]]}.{kind}"
-    return f"{NAMES[stem]}.{kind}"
+        return f"blk.{layer[1]}.{names[stem[layer.end():]]}.{kind}"
+    return f"{names[stem]}.{kind}"
 
 
 def permuted(rows: np.ndarray, n_heads: int) -> np.ndarray:
@@ -39,7 +45,7 @@ def permuted(rows: np.ndarray, n_heads: int) -> np.ndarray:
 def write_gguf(path: Path, model: nn.Module, kind: str = "F32", pre: str = "gpt-2", tensors: dict | None = None,
                **settings) -> nn.Module:
     """Write a model as llama.cpp's converter does; its matrices become what the file holds, quantised and back."""
-    config, family = model.config, model.config.model_type
+    config, family = model.config, ARCHITECTURES.get(model.config.model_type, model.config.model_type)
     writer = gguf.GGUFWriter(path, family)
     writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
@@ -53,7 +59,12 @@ def write_gguf(path: Path, model: nn.Module, kind: str = "F32", pre: str = "gpt-
         writer.add_feed_forward_length(config.intermediate_size)
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+        rope = config.rope_parameters
+        if family == "gemma3":
+            writer.add_sliding_window(config.sliding_window)
+            writer.add_float32("gemma3.rope.freq_base_swa", rope["sliding_attention"]["rope_theta"])
+            rope = rope["full_attention"]
+        writer.add_rope_freq_base(rope["rope_theta"])
         if getattr(config, "head_dim", None):
             writer.add_key_length(config.head_dim)
             writer.add_value_length(config.head_dim)
@@ -74,10 +85,12 @@ def write_gguf(path: Path, model: nn.Module, kind: str = "F32", pre: str = "gpt-
             packed = gguf.quantize(rows, form)
             unpacked = torch.from_numpy(gguf.dequantize(packed, form).astype(np.float32))
             tensor.data.copy_(unpacked.T if turned else unpacked)
-        if family == "llama" and re.search(r"[qk]_proj", name):
+        if family in ("llama", "smollm3") and re.search(r"[qk]_proj", name):
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             packed = permuted(packed, heads)
-        writer.add_tensor(name_in_gguf(name), packed, raw_dtype=form)
+        if family == "gemma3" and name.endswith("norm.weight"):
+            packed = packed + 1  # the file holds the scale, the model its difference from 1
+        writer.add_tensor(name_in_gguf(name, family), packed, raw_dtype=form)
     for name, tensor in (tensors or {}).items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()

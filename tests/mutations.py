@@ -60,7 +60,9 @@ MUTATIONS = {
         "gpt", "return linear(hidden, self.token_embedding.weight)",
         "return linear(hidden, self.token_embedding.weight.detach().clone())", ["gpt"]),
     "residual around attention left out": (
-        "gpt", "x = x + self.dropout(self.attention(", "x = self.dropout(self.attention(", ["gpt"]),
+        "gpt", "return x + self.dropout(self.attention(", "return self.dropout(self.attention(", ["gpt"]),
+    "in training, the last block's residual left out": (
+        "classification", "x = x + blocks[-1].feed_forward(", "x = blocks[-1].feed_forward(", ["classification"]),
     "residual around feed-forward left out": (
         "gpt", "return x + self.feed_forward(", "return self.feed_forward(", ["gpt"]),
     "blocks before the first asked for run too": (

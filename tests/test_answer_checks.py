@@ -289,6 +289,7 @@ PARTS = ["1", ",111", " ", "\n", ".", "!\"", "```", "[", '{"a":', "5 March ", "a
          "\u202f111", "5 ", "\\", "'", "e5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_a_decision_takes_time_in_proportion_to_the_answer(part):  # quadratic ones would take minutes
     answer, start = part * (200_000 // len(part)), time.process_time()

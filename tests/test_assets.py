@@ -528,6 +528,7 @@ def test_a_full_disk_is_not_taken_for_a_bad_source(cache, error):
     assert "\n" not in message and spare.calls == 0 and files_below(cache) == ["poem"]
 
 
+@pytest.mark.slow
 def test_a_damaged_archive_is_named_and_the_next_source_used(cache, tmp_path):
     wheel = build_wheel(tmp_path / "wheels", {"tinypoem/one.txt": DATA})
     data = bytearray(wheel.read_bytes())
@@ -609,6 +610,7 @@ print(assets.fetch("poem").read_text())
 """
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_downloads_and_both_get_the_file(cache, tmp_path):
     arguments = (SLOW_FETCH, tmp_path / "log", hashlib.sha256(b"whole").hexdigest())
     processes = [python(*arguments) for _ in range(2)]

@@ -783,6 +783,7 @@ def test_texts_prepared_for_other_blocks_are_named():
         finetune_classifier(classifier, one, none, **QUICK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [None, 1])
 def test_random_labels_cannot_be_told_on_held_out_texts(blocks):
     texts = some_texts(400, seed=8, longest=12)

@@ -149,6 +149,7 @@ def test_every_entry_leads_to_classes_that_fit_each_other():
     assert family_named("GPT").model_class is GPT
 
 
+@pytest.mark.slow
 def test_the_registry_imports_no_model():
     code = "import sys, llmbook.families; sys.exit('llmbook.gpt' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -246,6 +246,7 @@ def smol():
     return ours, tokenizer, theirs, their_tokenizer
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_smollm2_computes_what_transformers_computes(smol):
     ours, tokenizer, theirs, _ = smol
@@ -257,6 +258,7 @@ def test_smollm2_computes_what_transformers_computes(smol):
     assert 10 < perplexities[0] < 60  # it has learned to read
 
 
+@pytest.mark.slow
 def test_smollm2_s_greedy_answer_is_identical(smol):
     ours, tokenizer, theirs, _ = smol
     question = format_chat([{"role": "user", "content": "What is the capital of France?"}])

@@ -261,6 +261,7 @@ def test_any_trained_tokenizer_is_made_again_from_its_merges(text, size):
     assert rebuilt(encoding)._mergeable_ranks == encoding._mergeable_ranks
 
 
+@pytest.mark.slow
 def test_gpt2_s_merges_are_those_in_its_file():
     gpt2 = load_tokenizer("gpt2")
     lines = (fetch("gpt2-bpe") / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]

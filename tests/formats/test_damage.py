@@ -39,6 +39,7 @@ def outcome(path: Path, ids: torch.Tensor) -> torch.Tensor | None:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_flipped_bits_in_a_config_are_refused_or_change_nothing(family, tmp_path):
     saved(tmp_path, family, **FAMILIES[family])

@@ -53,6 +53,7 @@ def test_a_folder_s_ids_equal_transformers(kind, tmp_path):
     assert {ours.decode([end]) for end in ours.end_ids} == ENDS.get(kind, {"</s>"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GGUF_KINDS)
 def test_a_gguf_s_ids_equal_transformers(kind, tmp_path):
     ours = tokenizer_of(gguf_of(kind, tmp_path / "x.gguf"))
@@ -349,6 +350,7 @@ def places(value, path=()):
         yield from places(part, (*path, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", "llama2", "unigram"])
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())

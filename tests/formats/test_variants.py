@@ -168,6 +168,7 @@ def test_settings_that_our_models_do_not_have_are_refused_by_name(name, tmp_path
         load_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in COMPUTED if name.split(":")[0] not in ("gpt2", "llama")])
 def test_each_is_saved_for_transformers_and_for_ourselves(name, tmp_path):
     family, settings, changes = COMPUTED[name]

@@ -29,6 +29,7 @@ def main(monkeypatch, *arguments) -> int:
     return book.main()
 
 
+@pytest.mark.book
 def test_all_chapters_run_a_failure_is_named_and_the_table_ends_it(chapters, monkeypatch, capsys):
     assert main(monkeypatch) == 1
     printed = capsys.readouterr()
@@ -49,6 +50,7 @@ def test_storing_keeps_outputs_and_tags_only(chapters, monkeypatch):
     assert [(out.name, out.text) for out in cell.outputs] == [("stdout", "loss 42\n")]
 
 
+@pytest.mark.book
 @pytest.mark.parametrize("source", ["print(1)", "raise ValueError('no')"])
 def test_the_kernel_ends_with_its_chapter(monkeypatch, source):
     made = []

@@ -32,6 +32,7 @@ def test_import_llmbook_loads_next_to_nothing():
     assert foreign <= {name.split(".")[0] for name in installed}  # what every Python of this environment loads
 
 
+@pytest.mark.slow
 def test_names_are_loaded_when_they_are_asked_for():
     printed = python("import sys, llmbook\n"
                      "listed = 'GPT' in dir(llmbook) and 'torch' not in sys.modules\n"
@@ -87,12 +88,14 @@ def late(load: float = 2.0, library: str = "libgomp", threads: int = 2, **variab
     return python(BESIDE_OTHERS % (load, library, threads) + "import llmbook, llmbook.devices", **variables)
 
 
+@pytest.mark.slow
 def test_torch_before_llmbook_beside_a_busy_program_is_warned_of_once():
     printed = late()
     assert printed.count("RuntimeWarning") == 1
     assert "GOMP_SPINCOUNT=10000" in printed and "Import llmbook first" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [{"load": 0.2}, {"library": "libomp"}, {"threads": 1}, {"GOMP_SPINCOUNT": "5"},
                                   {"OMP_WAIT_POLICY": "passive"}], ids=str)
 def test_no_warning_where_it_does_not_matter(case):

@@ -47,6 +47,7 @@ def test_the_house_keeps_its_rules(rule):
     assert not problems_here()[rule]
 
 
+@pytest.mark.book
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_notebook_takes_a_private_name(path):
     known = set(graphs.sources(ROOT / "llmbook"))

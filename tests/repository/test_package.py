@@ -181,6 +181,7 @@ def names_of(extra: str) -> set[str]:
     return {Requirement(line).name.lower() for line in PYPROJECT["project"]["optional-dependencies"][extra]}
 
 
+@pytest.mark.book
 def test_everything_imported_is_listed():
     listed = {Requirement(line).name.lower() for line in PYPROJECT["project"]["dependencies"]}
     book = names_of("book")

@@ -124,6 +124,7 @@ def run_in_pieces(folder: Path, case: str, stops: list[int]) -> tuple[nn.Module,
     return model, history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_in_pieces_is_the_unbroken_run(folder, case):
     make, validation, loss, settings = CASES[case]

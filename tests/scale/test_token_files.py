@@ -366,6 +366,7 @@ def killed_at(moment: int, folder: Path, tokenizer) -> bool:
     return child.exitcode != 0
 
 
+@pytest.mark.slow
 @linux_only
 def test_killed_at_any_moment_it_goes_on_where_it_stopped(tmp_path, bpe, encoded):
     whole = write(DOCUMENTS, tmp_path / "whole", bpe, shard_bytes=BYTES // 4)
@@ -414,6 +415,7 @@ def moved_border(documents):
     return [documents[0] + documents[1], *documents[2:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("change, settings, message", [
     (changed_text, {}, r"the source is not what .* was begun with: its text for shard \d+ is another"),

@@ -124,8 +124,8 @@ def run_in_pieces(folder: Path, case: str, stops: list[int]) -> tuple[nn.Module,
     return model, history
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case if case in ("seeded", "unseeded, evaluated in order", "accumulation, unseeded")
+                                  else pytest.param(case, marks=pytest.mark.slow) for case in CASES])
 def test_a_run_in_pieces_is_the_unbroken_run(folder, case):
     make, validation, loss, settings = CASES[case]
     model = gpt()

@@ -159,12 +159,12 @@ MUTATIONS = {
         "formats.llama", "sliding_window: Size | None = 4096\n\n    def windows(self) -> dict[str, Any]:\n"
         '        return {"window": self.sliding_window}',
         "sliding_window: Size | None = None\n\n    def windows(self) -> dict[str, Any]:\n"
-        '        return {"window": self.sliding_window}', ["formats/layouts", "open_weights"]),
+        '        return {"window": self.sliding_window}', ["formats/variants"]),
     "SmolLM3: the layers without positions are the others": (
-        "formats.llama", "(layer + 1) % every)]", "layer % every)]", ["formats/layouts", "open_weights"]),
+        "formats.llama", "(layer + 1) % every)]", "layer % every)]", ["formats/variants"]),
     "a setting of the rotation that is not known is passed over": (
         "formats.configs", "for name, value in (self.model_extra or {}).items():", "for name, value in ():",
-        ["formats/layouts", "open_weights", "formats/weight_files"]),
+        ["formats/variants", "formats/weight_files"]),
     "a tokenizer of another model": (
         "formats.pretrained_tokenizer", "if not vocab_size - spare <= tokenizer.n_vocab <= vocab_size:", "if False:",
         ["formats/tokenizers"]),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from llmbook.families import family_of_kind
 from llmbook.generation import generate
 from llmbook.open_weights import load_pretrained
 from llmbook.training import load_model, save_model
@@ -187,6 +188,17 @@ def test_each_is_saved_for_transformers_and_for_ourselves(name, tmp_path):
     assert difference(ours, theirs) < 1e-4
     back, _ = load_pretrained(tmp_path / "back", torch.float32, "cpu")
     assert back.config == ours.config
+
+
+@pytest.mark.parametrize("kind, window", [("mistral", 4096), ("qwen2", None)])
+def test_a_window_that_the_file_does_not_name_is_the_library_s(kind, window):
+    """Longer texts than these tests can afford would compute other numbers without it."""
+    settings = {"vocab_size": 61, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2,
+                "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 8192}
+    library = transformers.AutoConfig.for_model(kind, **settings)
+    in_use = library.sliding_window if getattr(library, "use_sliding_window", True) else None
+    ours = family_of_kind(kind, "hugging_face").find_layout().config_from_hugging_face({"model_type": kind, **settings})
+    assert ours.window == in_use == window
 
 
 def made(folder: Path, family: str, settings: dict, changes: dict) -> nn.Module:

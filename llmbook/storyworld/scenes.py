@@ -1,0 +1,77 @@
+"""Scenes that many plots use: how a story opens, side scenes, sub-plots that nest in others."""
+
+from functools import cache, wraps
+
+from .grammar import Kind, all_kinds
+from .words import Agent, Place
+from .world import World
+
+
+@cache
+def _group(prefix: str, roles: str) -> tuple[Kind, ...]:
+    """The kinds whose names begin so and that have just these roles: who adds one to the files adds it to the scenes."""
+    return tuple(kind for name, kind in sorted(all_kinds().items())
+                 if name.startswith(prefix) and "".join(kind.roles) == roles)
+
+
+def subplot(name: str):
+    """Marks a function (world, ...) as a plot that nests in others: the story's `plots` name it."""
+    def mark(tell):
+        @wraps(tell)
+        def told(w: World, *given, **more):
+            w.plots.append(name)
+            return tell(w, *given, **more)
+        return told
+    return mark
+
+
+def hero(w: World) -> Agent:
+    """The hero: two in three a child, else an animal that walks and has a name."""
+    return w.child() if w.chance(0.66) else w.animal("walk")
+
+
+def opening(w: World, a: Agent, p: Place | None = None) -> Place:
+    """The first sentence: introduces `a` at `p` (or at a place where stories begin)."""
+    p = p or w.place("start")
+    w.tell(w.pick(_group("open_", "AP")).name, a, p)
+    return p
+
+
+def opening_two(w: World, a: Agent, b: Agent, p: Place | None = None) -> Place:
+    """The first sentence, with two friends in it; or one, and the other comes along."""
+    p = p or w.place("start")
+    if w.chance(0.5):
+        w.tell(w.pick(_group("open_", "ABP")).name, a, b, p)
+    else:
+        opening(w, a, p)
+        w.tell("meet", a, b)
+    return p
+
+
+def _fitting(w: World, kinds: tuple[Kind, ...], roles: dict) -> Kind | None:
+    """One of the kinds, if the world allows it now."""
+    kind = w.pick(kinds)
+    keys = {role: entity.key for role, entity in roles.items()}
+    return None if kind.missing(w.state, keys) else kind
+
+
+def aside(w: World, a: Agent, share: float = 0.6) -> None:
+    """A detail beside the path (a kind `aside_…` of role A), if the story has room for one."""
+    if w.room(250) and w.chance(share):
+        kind = _fitting(w, _group("aside_", "A"), {"A": a})
+        if kind is not None:
+            w.tell(kind.name, a)
+
+
+def aside_two(w: World, a: Agent, b: Agent, share: float = 0.5) -> None:
+    """A short scene between two who are together (a kind `aside_…` of roles A B), if the story has room."""
+    if w.room(250) and w.chance(share):
+        kind = _fitting(w, _group("aside_", "AB"), {"A": a, "B": b})
+        if kind is not None:
+            w.tell(kind.name, a, b)
+
+
+def feel(w: World, a: Agent, glad: bool, share: float = 0.6) -> None:
+    """How `a` feels now, said or not."""
+    if w.chance(share):
+        w.tell("feel_glad" if glad else "feel_sad", a)

@@ -134,7 +134,7 @@ def alternatives(text: str) -> list[str]:
 class Phrasing:
     """One way to say a kind: its variants, and when it may be used."""
 
-    __slots__ = ("text", "conditions", "variants", "distinct", "linkable", "carried")
+    __slots__ = ("text", "conditions", "variants", "distinct", "linkable", "carried", "named")
 
     def __init__(self, text: str, kind: "Kind"):
         self.text = text
@@ -154,7 +154,8 @@ class Phrasing:
         self.linkable = all(variant.linked for variant in self.variants)
         named = [{role for piece in variant.pieces if isinstance(piece, Slot)
                   for role in (piece.role, piece.second) if role} for variant in self.variants]
-        unknown = sorted(set.union(*named) - set(kind.roles))
+        self.named = frozenset(set.union(*named))
+        unknown = sorted(self.named - set(kind.roles))
         if unknown:
             raise ValueError(f"{self.text!r} has a slot of role {unknown[0]}, which the kind has not: add it there")
         # roles that are neither said nor found by a need: they must be the ones of the sentence before
@@ -179,15 +180,18 @@ class Kind:
         self.needs_text: list[str] = []
         self.does_text: list[str] = []
         self.texts: list[str] = []
+        self.title = ""  # of an ending: the clause with which it can be asked for
         for line in lines:
             if line.startswith("needs:"):
                 self.needs_text += [part.strip() for part in line[6:].split(";") if part.strip()]
             elif line.startswith("does:"):
                 self.does_text += [part.strip() for part in line[5:].split(";") if part.strip()]
+            elif line.startswith("title:"):
+                self.title = line[6:].strip()
             elif line.startswith("- "):
                 self.texts.append(line[2:].strip())
             else:
-                raise ValueError(f"{source}: {name}: the line {line!r} begins with none of needs:, does:, -")
+                raise ValueError(f"{source}: {name}: the line {line!r} begins with none of needs:, does:, title:, -")
         self.agents = [role for role in self.roles if role in AGENT_ROLES]
         self._defaults()
         self.deeds = [rules.parse_deed(text) for text in self.does_text]

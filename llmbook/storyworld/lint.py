@@ -23,6 +23,8 @@ def _of_kind(kind: Kind) -> list[str]:
     found += [f"not ASCII: {text!r}" for text in kind.texts if not text.isascii()]
     found += [f"does not end a sentence: {text!r}" for text in kind.texts if not text.rstrip('"')[-1] in ".!?"]
     found += [f"odd number of quotation marks: {text!r}" for text in kind.texts if text.count('"') % 2]
+    if kind.name.startswith("end_") and not kind.title:
+        found.append("an ending without a line `title:`")
     phrasings = kind.phrasings
     if not any(not p.carried and not p.distinct and not p.conditions for p in phrasings):
         found.append("no phrasing that always fits: without conditions, naming all roles that no need finds, and "

@@ -102,6 +102,8 @@ def _known(relation: str, roles: list[str], op: str, right: str) -> Need:
             if found is None:
                 return f"{' '.join(map(str, place))} is not known"
             if open_role and op == "=":
+                if found == "nobody":
+                    return f"{' '.join(map(str, place))} is nobody"
                 keys[open_role] = found
             return None
         if found is None and op != "!=":

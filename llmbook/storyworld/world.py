@@ -30,13 +30,17 @@ class Story:
 
     `text` is the story; `sentences` are its told units in order (each says one event); `facts` the events;
     `plots` the kinds of plot in it, the main one first; `hero`, `cast`, `things` are keys; `ending` is the kind of
-    the ending; `state` is the world at the end.
+    the ending; `state` is the world at the end. `gaps` stand before the sentences (a space or a new paragraph), `entities` is
+    key -> word with its forms.
     """
 
-    __slots__ = ("text", "sentences", "facts", "plots", "hero", "cast", "things", "ending", "state", "seed")
+    __slots__ = ("text", "sentences", "facts", "plots", "hero", "cast", "things", "ending", "state", "seed",
+                 "gaps", "entities")
 
     def __init__(self, world: "World"):
         self.sentences = tuple(text for text, _ in world.told)
+        self.gaps = tuple(gap for _, gap in world.told)
+        self.entities = world.entities
         self.text = "".join(gap + text for text, gap in world.told)
         self.facts = tuple(Event(*event) for event in world.events)
         self.plots = tuple(world.plots)
@@ -269,6 +273,13 @@ class World:
         self._gap = ""
         alone = first is not None and not any(first.he == other.he for other in agents[1:])
         self._focus = first if alone else None
+
+    def realise(self, kind: Kind, roles: dict) -> str:
+        """One way to say an event of a kind, without letting it happen."""
+        fitting = [phrasing for phrasing in kind.phrasings if not phrasing.distinct and phrasing.fits(roles)
+                   and all(role in roles for role in phrasing.named)]
+        phrasing = self.pick(fitting)
+        return self._text(self.pick(phrasing.variants), roles, "")
 
     def _choose(self, kind: Kind, roles: dict, alike: bool, linked: bool, chance: float) -> Phrasing:
         phrasings = kind.phrasings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import lint, variety
 from .checks import check
-from .stories import one_story, stories
+from .corpus import one_story, stories
 from .words import lexicon
 
 

@@ -6,10 +6,11 @@ from random import Random
 
 from .checks import check
 from .grammar import Kind, Slot, Variant, all_kinds
-from .stories import Split, one_story
+from .corpus import Split, one_story
 from .words import NUMBER_WORDS, Entity, Place, Thing, lexicon
 from .world import Event, Story, World
 
+MARKS = '.,!?;:"'
 _SMALL = ("aside_", "feel_", "open_")
 
 
@@ -42,7 +43,8 @@ class _Draw:
 
 def _names(text: str, known: set[str]) -> set[str]:
     """Which of these names (or nouns) stand in the text, as whole words."""
-    padded = f" {''.join(' ' if mark in '.,!?;:\"' else mark for mark in text)} ".replace("'s ", " ").lower()
+    words = "".join(" " if mark in MARKS else mark for mark in text).replace("'s ", " ")
+    padded = f" {words} ".lower()
     return {name for name in known if f" {name.lower()} " in padded}
 
 

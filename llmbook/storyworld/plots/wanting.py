@@ -65,7 +65,7 @@ def wish_for_friend(w: World) -> None:
     w.tell("long_for", a, t)
     w.tell("wish_legend", p)
     w.paragraph()
-    w.tell("set_out_by", a, p, w.place())
+    w.tell("set_out_by", a, p, w.place("open"))
     b = w.somebody()
     w.tell("meet", a, b)
     u = w.thing("carry", "gift", avoid=("food",))

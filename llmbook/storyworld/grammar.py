@@ -205,7 +205,8 @@ class Kind:
         old_agents = [role for role in self.agents if role not in new]
         if len(old_agents) > 1 and not self.apart:
             known.append("together " + " ".join(old_agents))
-        self.needs_text = known + self.needs_text
+        once = [f"not known {role}" for role in self.roles if role in new]  # nobody is introduced twice
+        self.needs_text = known + once + self.needs_text
         self.new = new
         placed = {text.split()[1] for text in self.does_text if text.startswith("place ")}
         self.arrives = [role for role in self.agents if role in new and role not in placed

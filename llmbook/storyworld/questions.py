@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from random import Random
 
 from .checks import check
-from .grammar import Kind, Slot, Variant, all_kinds
+from .grammar import Kind, Variant, all_kinds
 from .corpus import Split, one_story
 from .words import NUMBER_WORDS, Entity, Place, Thing, lexicon
-from .world import Event, Story, World
+from .world import Event, Story, Unfit, World
 
 MARKS = '.,!?;:"'
+_TRIES = 60
 _SMALL = ("aside_", "feel_", "open_")
 
 
@@ -193,8 +194,9 @@ def _shorten(story: Story, draw: _Draw) -> Task | None:
 
 def title(kind: Kind, story: Story, roles: dict) -> str:
     """How an ending is asked for: "the kite is back with Mira"."""
-    return Variant(kind.title).first.format_map({role: story.entities[key] for role, key in roles.items()
-                                                 if key in story.entities})
+    clause = Variant(kind.title).first.format_map({role: story.entities[key] for role, key in roles.items()
+                                                   if key in story.entities})
+    return clause if clause.startswith(tuple(story.cast)) else clause[0].lower() + clause[1:]
 
 
 def _tell(story: Story, draw: _Draw) -> Task | None:
@@ -209,7 +211,6 @@ def _tell(story: Story, draw: _Draw) -> Task | None:
              *[story.entities[thing].a for thing in things]]
     listed = ", ".join(about[:-1]) + " and " + about[-1] if len(about) > 1 else about[0]
     ending = title(kind, story, last.roles)
-    ending = ending if ending.startswith(tuple(story.cast)) else ending[0].lower() + ending[1:]
     instruction = draw.pick([f"Tell a story about {listed} in which, at the end, {ending}.",
                              f"Write a short story about {listed}. It should end like this: {ending}.",
                              f"I would like a story about {listed}. At the end {ending}."])
@@ -233,8 +234,11 @@ def _change_ending(story: Story, draw: _Draw) -> Task | None:
         return None
     kind, keys = draw.pick(found)
     world = World(int(draw.random() * 2**31))
-    answer = world.realise(kind, {role: world.words.numbers[key] if isinstance(key, int) else story.entities[key]
-                                  for role, key in keys.items()})
+    try:
+        answer = world.realise(kind, {role: world.words.numbers[key] if isinstance(key, int) else story.entities[key]
+                                      for role, key in keys.items()})
+    except Unfit:
+        return None
     wanted = title(kind, story, keys)
     instruction = draw.pick([f"Change the ending: {wanted}.", f"Write another last sentence, so that {wanted}.",
                              f"How would the story end if it ended like this: {wanted}?"])
@@ -253,24 +257,24 @@ KINDS: dict[str, Callable[[Story, _Draw], Task | None]] = {
 def tasks(seed: int, n: int, *, kinds: tuple[str, ...] | None = None, split: Split | None = None) -> Iterator[Task]:
     """`n` instructions about stories of this seed (`split` as in `stories`), with answers and checks.
 
-    `kinds` chooses among the keys of KINDS; all are drawn equally often where the stories allow it. ValueError for a
+    `kinds` chooses among the keys of KINDS, which are drawn equally often. ValueError for a
     kind that does not exist.
     """
     wanted = tuple(KINDS) if kinds is None else kinds
     for kind in wanted:
         if kind not in KINDS:
             raise ValueError(f"task {kind!r} is not one of {', '.join(KINDS)}")
-    made = index = 0
-    while made < n:
-        story, draw = one_story(seed, index, split=split), _Draw(seed * 4_294_967_291 + index)
-        start = int(draw.random() * len(wanted))
-        for step in range(len(wanted)):
-            task = KINDS[wanted[(start + step) % len(wanted)]](story, draw)
-            if task is not None:
-                yield task
-                made += 1
-                break
-        index += 1
+    index = 0
+    for number in range(n):
+        draw = _Draw(seed * 4_294_967_291 + number)
+        task, tried = None, 0
+        kind = draw.pick(wanted)
+        while task is None:
+            if tried == _TRIES:  # no story near has what this kind asks about
+                kind, tried = draw.pick(wanted), 0
+            task = KINDS[kind](one_story(seed, index, split=split), draw)
+            index, tried = index + 1, tried + 1
+        yield task
 
 
-__all__ = ["KINDS", "Slot", "Task", "retell", "tasks", "title"]
+__all__ = ["KINDS", "Task", "retell", "tasks", "title"]

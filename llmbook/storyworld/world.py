@@ -278,6 +278,8 @@ class World:
         """One way to say an event of a kind, without letting it happen."""
         fitting = [phrasing for phrasing in kind.phrasings if not phrasing.distinct and phrasing.fits(roles)
                    and all(role in roles for role in phrasing.named)]
+        if not fitting:
+            raise Unfit(f"no phrasing of {kind.name} suits {roles}")
         phrasing = self.pick(fitting)
         return self._text(self.pick(phrasing.variants), roles, "")
 

@@ -268,7 +268,7 @@ def all_kinds() -> dict[str, Kind]:
     for path in sorted(PHRASES.glob("*.txt")):
         for kind in read_kinds(path.read_text(encoding="utf-8"), path.name):
             if kind.name in found:
-                raise ValueError(f"{path.name}: the kind {kind.name} is in {found[kind.name].source} already: rename it")
+                raise ValueError(f"{path.name}: the kind {kind.name} is in {found[kind.name].source} too: rename it")
             found[kind.name] = kind
     return found
 

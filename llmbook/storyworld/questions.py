@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from .checks import check
-from .grammar import Kind, Variant, all_kinds
 from .corpus import Split, one_story
+from .grammar import Kind, Variant, all_kinds
 from .words import NUMBER_WORDS, Entity, Place, Thing, lexicon
 from .world import Event, Story, Unfit, World
 
@@ -17,7 +17,7 @@ _SMALL = ("aside_", "feel_", "open_")
 
 @dataclass(frozen=True)
 class Task:
-    """An instruction. `story` is the text it is about ("" for none), `answer` one good answer, `kind` a key of KINDS."""
+    """An instruction about the text `story` ("" for none). `answer` is one good answer, `kind` a key of KINDS."""
 
     kind: str
     instruction: str
@@ -142,7 +142,8 @@ def _promised(story: Story, draw: _Draw) -> Task | None:
     who, whom, thing = draw.pick(promises)
     question = draw.pick([f"What did {who} promise {whom}?", f"What was it that {who} promised to {whom}?"])
     return Task("promised", question, text, _sentence(f"{who} promised {whom} the {thing}."),
-                _only(str(thing), set(story.things) - {thing}))
+                _only(str(thing), {things[0].key for things in lexicon().things
+                                   if not set(things[0].key.split()) & set(str(thing).split())}))
 
 
 def _continue(story: Story, draw: _Draw) -> Task | None:
@@ -222,7 +223,7 @@ def _change_ending(story: Story, draw: _Draw) -> Task | None:
     last = story.facts[-1]
     text, state = _before(story, last.sentence)
     roles = {role: key for role, key in last.roles.items() if role in "ABTU"}
-    swapped = {"A": roles["B"], "B": roles["A"], **{r: k for r, k in roles.items() if r in "TU"}} if "B" in roles else {}
+    swapped = {**roles, "A": roles["B"], "B": roles["A"]} if "B" in roles else {}
     found = []
     for name, kind in sorted(all_kinds().items()):
         if name.startswith("end_") and kind.title and name != last.kind:

@@ -108,7 +108,9 @@ def _known(relation: str, roles: list[str], op: str, right: str) -> Need:
             return None
         if found is None and op != "!=":
             return f"{' '.join(map(str, place))} is not known, but should be {op} {wanted}"
-        return None if compare(found, wanted) else f"{' '.join(map(str, place))} is {found}, but should be {op} {wanted}"
+        if compare(found, wanted):
+            return None
+        return f"{' '.join(map(str, place))} is {found}, but should be {op} {wanted}"
     return need
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from .grammar import AGENT_ROLES, CLASSES, Kind, Phrasing, Slot, Variant, all_kinds, links, word_lists
 from .rules import State
-from .words import Agent, Countable, Entity, Number, Place, Thing, Word, lexicon
+from .words import Agent, Countable, Entity, Place, Thing, Word, lexicon
 
 Item = TypeVar("Item")
 FEWEST_WORDS, MOST_WORDS = 100, 250
@@ -30,8 +30,8 @@ class Story:
 
     `text` is the story; `sentences` are its told units in order (each says one event); `facts` the events;
     `plots` the kinds of plot in it, the main one first; `hero`, `cast`, `things` are keys; `ending` is the kind of
-    the ending; `state` is the world at the end. `gaps` stand before the sentences (a space or a new paragraph), `entities` is
-    key -> word with its forms.
+    the ending; `state` is the world at the end. `gaps` stand before the sentences (a space or a new
+    paragraph), `entities` is key -> word with its forms.
     """
 
     __slots__ = ("text", "sentences", "facts", "plots", "hero", "cast", "things", "ending", "state", "seed",

@@ -93,7 +93,8 @@ def test_what_is_wrong_is_said(text, kind, says):
 
 
 def test_wrong_sums_are_noticed():
-    begin = "Nothing ever happened by the pond, or so Mira thought. Mira had seven plums in her basket. Along came Omar."
+    begin = told("Nothing ever happened by the pond, or so Mira thought.", "Mira had seven plums in her basket.",
+                 "Along came Omar.")
     right = "Mira gave three plums to Omar and kept four."
     assert "contradiction" not in kinds(told(begin, right))
     assert "contradiction" in kinds(told(begin, right.replace("four", "five")))

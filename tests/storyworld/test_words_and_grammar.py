@@ -5,7 +5,7 @@ import re
 import pytest
 
 from llmbook.storyworld import lint
-from llmbook.storyworld.grammar import Phrasing, Variant, all_kinds, alternatives, read_kinds
+from llmbook.storyworld.grammar import Phrasing, Variant, alternatives, read_kinds
 from llmbook.storyworld.plots import all_plots
 from llmbook.storyworld.rules import RuleError, finds, parse_deed, parse_need
 from llmbook.storyworld.words import article, lexicon

@@ -33,6 +33,12 @@ def _is_role(word: str) -> bool:
     return len(word) <= 2 and word[0].isupper()
 
 
+def _about(relation: str, words: list[str], keys: Keys) -> tuple | None:
+    """The place in the state of a relation and its arguments, roles or constants; None if a role is open."""
+    found = [keys.get(word) if _is_role(word) else word for word in words]
+    return None if None in found else (relation, *found)
+
+
 def _expression(text: str) -> Callable[[Keys], Value | None]:
     """The value of `T`, `sad`, `3`, `N - K` or `N + 1`; None where a role is still open."""
     parts = text.split()
@@ -94,9 +100,9 @@ def _known(relation: str, roles: list[str], op: str, right: str) -> Need:
     open_role = right if _is_role(right) else None
 
     def need(state: State, keys: Keys) -> str | None:
-        if any(role not in keys for role in roles):
+        place = _about(relation, roles, keys)
+        if place is None:
             return None
-        place = (relation, *[keys[role] for role in roles])
         found, wanted = state.get(place), value(keys)
         if wanted is None:
             if found is None:
@@ -116,9 +122,9 @@ def _known(relation: str, roles: list[str], op: str, right: str) -> Need:
 
 def _flag(relation: str, roles: list[str], negative: bool) -> Need:
     def need(state: State, keys: Keys) -> str | None:
-        if any(role not in keys for role in roles):
+        place = _about(relation, roles, keys)
+        if place is None:
             return None
-        place = (relation, *[keys[role] for role in roles])
         if bool(state.get(place)) != negative:
             return None
         return f"{' '.join(map(str, place))} {'is so, but must not be' if negative else 'is not so'}"
@@ -147,27 +153,24 @@ def parse_deed(statement: str) -> Deed:
     if op not in (None, "="):
         raise RuleError(f"{statement!r} compares, but a deed sets: use =")
     relation, roles = left[0], left[1:]
+    value = _expression(right) if op else lambda keys: True
     if negative:
         def forget(state: State, keys: Keys) -> None:
-            state.pop((relation, *[keys.get(role) for role in roles]), None)
+            state.pop(_about(relation, roles, keys), None)
         return forget
-    if op is None:
-        if len(roles) == 1:
-            only = roles[0]
+    if len(roles) == 1 and _is_role(roles[0]):  # the usual case, as fast as it goes
+        only = roles[0]
 
-            def note_one(state: State, keys: Keys) -> None:
-                state[relation, keys.get(only)] = True
-            return note_one
-
-        def note(state: State, keys: Keys) -> None:
-            state[(relation, *[keys.get(role) for role in roles])] = True
-        return note
-    value = _expression(right)
+        def put_one(state: State, keys: Keys) -> None:
+            subject, found = keys.get(only), value(keys)
+            if subject is not None and found is not None:
+                state[relation, subject] = found
+        return put_one
 
     def put(state: State, keys: Keys) -> None:
-        found = value(keys)
-        if found is not None:
-            state[(relation, *[keys.get(role) for role in roles])] = found
+        place, found = _about(relation, roles, keys), value(keys)
+        if place is not None and found is not None:
+            state[place] = found
     return put
 
 
@@ -178,7 +181,7 @@ def finds(statement: str, named: set[str]) -> str | None:
         return None
     if len(left) == 1 and _is_role(left[0]):
         return left[0] if left[0] not in named and roles_in(right) <= named else None
-    open_role = _is_role(right) and right not in named and set(left[1:]) <= named
+    open_role = _is_role(right) and right not in named and roles_in(" ".join(left[1:])) <= named
     return right if open_role else None
 
 

@@ -117,6 +117,8 @@ def test_a_role_that_is_not_said_is_found_by_a_need_or_carried():
     ("not lies T = P", {("lies", "kite"): "mill"}, {"T": "kite", "P": "barn"}, True),
     ("together A B", {("place", "Mira"): "mill", ("place", "Omar"): "barn"}, {"A": "Mira", "B": "Omar"}, False),
     ("together A B", {("place", "Mira"): "mill", ("place", "Omar"): "mill"}, {"A": "Mira", "B": "Omar"}, True),
+    ("weather sky = rain", {("weather", "sky"): "rain"}, {}, True),
+    ("weather sky = rain", {("weather", "sky"): "sun"}, {}, False), ("weather sky = rain", {}, {}, False),
     ("together A B", {("place", "Mira"): "mill"}, {"A": "Mira", "B": "Omar"}, True)])
 def test_needs(need, state, keys, fine):
     assert (parse_need(need)(state, dict(keys)) is None) is fine
@@ -139,6 +141,7 @@ def test_an_open_role_takes_its_value_from_the_state():
     ("not holder T", {"T": "kite"}, {}),
     ("count A S = N - K", {"A": "Mira", "S": "figs", "N": 5, "K": 2},
      {("count", "Mira", "figs"): 3, ("holder", "kite"): "Mira"}),
+    ("weather sky = rain", {}, {("weather", "sky"): "rain", ("holder", "kite"): "Mira"}),
     ("friends A B", {"A": "Mira", "B": "Omar"}, {("friends", "Mira", "Omar"): True, ("holder", "kite"): "Mira"})])
 def test_deeds(deed, keys, state):
     world = {("holder", "kite"): "Mira"}

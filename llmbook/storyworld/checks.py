@@ -81,6 +81,9 @@ class _Simulation:
             known = self.state.get(("detail", keys.get(role)))
             if known not in (None, detail):
                 problems.append(("contradiction", f"{keys.get(role)} was {known}, not {detail}"))
+        season = self.state.get(("season", "now"))
+        if season not in (None, said.words.get("season", season)):
+            problems.append(("contradiction", f"it was {season}, not {said.words['season']}"))
         agents = [keys[role] for role in kind.agents if role in said.keys or role in said.pronouns and role in keys]
         if len(set(agents)) < len(agents):
             problems.append(("contradiction", f"{agents[0]} does this with {agents[0]}: one name for two"))
@@ -91,6 +94,8 @@ class _Simulation:
         kind = all_kinds()[said.kind]
         kind.apply(self.state, keys)
         self.before.update(keys)
+        if "season" in said.words:
+            self.state["season", "now"] = said.words["season"]
         for role, detail in said.details.items():
             if role in keys:
                 self.state["detail", keys[role]] = detail

@@ -37,7 +37,7 @@ _CLAUSE = re.compile(r" (?:had|was|could|would|went|got|ran|came|said|did|saw|kn
 _SLOT = re.compile(r"\{(\^?)(\w)(?:(?:\.(\w+))|('s)|(?: (\w)))?\}")
 _TOUCHING = re.compile(r"[>}]\w|\w[<{]")
 _PIECE = re.compile(r"(\{[^}]*\}|<\w+>)")
-MOST_VARIANTS = 48
+SEASONS = frozenset({"season", "season_day"})  # lists in step: a story keeps to one season
 
 
 class Slot:
@@ -125,7 +125,7 @@ def _piece(part: str, before: str, after: str):
 
 
 def alternatives(text: str) -> list[str]:
-    """The texts that `[a|b]` stands for, at most MOST_VARIANTS of them, spread over all."""
+    """All the texts that `[a|b]` stands for."""
     pieces = re.split(r"\[([^\]]*)\]", text)
     choices = [piece.split("|") if number % 2 else [piece] for number, piece in enumerate(pieces)]
     return ["".join(choice) for choice in product(*choices)]

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
-from .grammar import AGENT_ROLES, CLASSES, Kind, Phrasing, Slot, Variant, all_kinds, links, word_lists
+from .grammar import AGENT_ROLES, CLASSES, Kind, Phrasing, Slot, Variant, SEASONS, all_kinds, links, word_lists
 from .rules import State
 from .words import Agent, Countable, Entity, Place, Thing, Word, lexicon
 
@@ -85,6 +85,8 @@ class World:
         self._gap = ""
         self._focus: Agent | None = None
         self._before: dict = {}
+        self._year: int | None = None
+        self._hour: str | None = None
         self._used: dict[str, int] = {}
         self.target = 520 + int(self.random() * 620)
 
@@ -235,6 +237,8 @@ class World:
         keys = {role: entity.key for role, entity in roles.items()}
         if self.strict or len(roles) < len(kind.roles):
             self._complete(kind, roles, keys)
+        if link == "day":
+            self._hour = None
         sentence = len(self.told)
         kind.apply(self.state, keys)
         self.events.append((name, keys, sentence))
@@ -309,12 +313,26 @@ class World:
                 extra[f"{piece.role}_{piece.second}"] = kind.counted[n]
                 extra[f"{piece.role}_{piece.second}_c"] = kind.counted_c[n]
         for number, name in enumerate(variant.free):
-            extra[f"_{number}"] = self.pick(word_lists()[name])
+            extra[f"_{number}"] = self._season(name) if name in SEASONS else (
+                self._time() if name == "time" else self.pick(word_lists()[name]))
         if extra:
             roles = {**roles, **extra}
         if link and variant.linked:
             return f"{self.pick(links()[link])} {variant.linked.format_map(roles)}"
         return variant.first.format_map(roles)
+
+    def _season(self, name: str) -> str:
+        """The season, the same in the whole story and one that goes with the weather, as that list says it."""
+        if self._year is None:
+            sky = self.state.get(("weather", "sky"))
+            self._year = 3 if sky == "snow" else self.between(0, 2 if sky == "sun" else 3)
+        return word_lists()[name][self._year]
+
+    def _time(self) -> str:
+        """The time of day, the same until another day comes."""
+        if self._hour is None:
+            self._hour = self.pick(word_lists()["time"])
+        return self._hour
 
     # --- finishing ------------------------------------------------------------------------------------------------
 

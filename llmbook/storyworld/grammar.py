@@ -52,7 +52,7 @@ class Slot:
 class Variant:
     """A phrasing with its alternatives decided: `pieces` (text, Slot, or the name of a list), and format strings."""
 
-    __slots__ = ("pieces", "first", "linked", "free")
+    __slots__ = ("pieces", "first", "linked", "free", "counts")
 
     def __init__(self, text: str):
         touching = _TOUCHING.search(text)
@@ -60,6 +60,7 @@ class Variant:
             raise ValueError(f"{text!r}: at {touching[0]!r} a slot touches a letter; for plurals take <birds>, {{S}}")
         self.pieces = [_piece(part, *around) for part, *around in _parts(text) if part]
         self.free = [piece[1] for piece in self.pieces if isinstance(piece, tuple)]
+        self.counts = [(piece.role, piece.second) for piece in self.pieces if isinstance(piece, Slot) and piece.second]
         self.first = self._format(True)
         head = self.pieces[0]
         linkable = isinstance(head, Slot) and CLASSES[head.role] == "agent" and head.form in ("s", "n")

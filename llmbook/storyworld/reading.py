@@ -24,7 +24,7 @@ MAY, MUST = 2, 1
 
 
 class Said(NamedTuple):
-    """One reading of a sentence: its kind, the keys of its roles, pronouns, adjectives or species of roles, the season."""
+    """One reading of a sentence: its kind and phrasing, the keys, pronouns and details of its roles, the season."""
 
     kind: str
     phrasing: int

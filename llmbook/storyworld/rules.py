@@ -33,10 +33,14 @@ def _is_role(word: str) -> bool:
     return len(word) <= 2 and word[0].isupper()
 
 
-def _about(relation: str, words: list[str], keys: Keys) -> tuple | None:
-    """The place in the state of a relation and its arguments, roles or constants; None if a role is open."""
-    found = [keys.get(word) if _is_role(word) else word for word in words]
-    return None if None in found else (relation, *found)
+def _about(relation: str, words: list[str]) -> Callable[[Keys], tuple | None]:
+    """The place in the state of a relation and its arguments, roles or constants; None while a role is open."""
+    constants = {word: word for word in words if not _is_role(word)}
+
+    def place(keys: Keys) -> tuple | None:
+        found = [keys.get(word) or constants.get(word) for word in words]
+        return None if None in found else (relation, *found)
+    return place
 
 
 def _expression(text: str) -> Callable[[Keys], Value | None]:
@@ -96,11 +100,11 @@ def _comparison(role: str, op: str, right: str) -> Need:
 
 
 def _known(relation: str, roles: list[str], op: str, right: str) -> Need:
-    value, compare = _expression(right), _COMPARE[op]
+    value, compare, about = _expression(right), _COMPARE[op], _about(relation, roles)
     open_role = right if _is_role(right) else None
 
     def need(state: State, keys: Keys) -> str | None:
-        place = _about(relation, roles, keys)
+        place = about(keys)
         if place is None:
             return None
         found, wanted = state.get(place), value(keys)
@@ -121,8 +125,10 @@ def _known(relation: str, roles: list[str], op: str, right: str) -> Need:
 
 
 def _flag(relation: str, roles: list[str], negative: bool) -> Need:
+    about = _about(relation, roles)
+
     def need(state: State, keys: Keys) -> str | None:
-        place = _about(relation, roles, keys)
+        place = about(keys)
         if place is None:
             return None
         if bool(state.get(place)) != negative:
@@ -153,10 +159,11 @@ def parse_deed(statement: str) -> Deed:
     if op not in (None, "="):
         raise RuleError(f"{statement!r} compares, but a deed sets: use =")
     relation, roles = left[0], left[1:]
+    about = _about(relation, roles)
     value = _expression(right) if op else lambda keys: True
     if negative:
         def forget(state: State, keys: Keys) -> None:
-            state.pop(_about(relation, roles, keys), None)
+            state.pop(about(keys), None)
         return forget
     if len(roles) == 1 and _is_role(roles[0]):  # the usual case, as fast as it goes
         only = roles[0]
@@ -168,7 +175,7 @@ def parse_deed(statement: str) -> Deed:
         return put_one
 
     def put(state: State, keys: Keys) -> None:
-        place, found = _about(relation, roles, keys), value(keys)
+        place, found = about(keys), value(keys)
         if place is not None and found is not None:
             state[place] = found
     return put

@@ -1,10 +1,11 @@
 """The simulator and its narrator: who is in a story, what happens to the state of the world, and how it is told."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import NamedTuple, TypeVar
 
-from .grammar import AGENT_ROLES, CLASSES, Kind, Phrasing, Slot, Variant, SEASONS, all_kinds, links, word_lists
+from .grammar import SEASONS, Kind, Phrasing, Variant, all_kinds, links, word_lists
 from .rules import State
 from .words import Agent, Countable, Entity, Place, Thing, Word, lexicon
 
@@ -131,7 +132,7 @@ class World:
 
     def creature(self, *tags: str) -> Agent:
         """An animal without a name ("the hedgehog"), with these tags."""
-        fitting = [creature for creature in self.words.creatures if creature.tags.issuperset(tags)]
+        fitting = _creatures_with(tags)
         for _ in range(30):
             found = self.pick(fitting)
             if found.key not in self.entities and all(found.species != other.species for other in self.cast):
@@ -140,15 +141,13 @@ class World:
 
     def animal(self, *tags: str) -> Agent:
         """A named animal of a species with these tags."""
-        taken = {agent.species for agent in self.cast}
-        species = [kind for kind, has in self.words.species.items() if has.issuperset(tags) and kind not in taken]
-        if not species:
-            raise Unfit("no such animal is free")
-        for _ in range(30):
+        species = _species_with(tags)
+        for _ in range(40):
             name, pronoun = self.pick(self.words.animal_names)
-            if name not in self.entities:
-                return self._join(self.words.animal(name, pronoun, self.pick(species)))
-        raise Unfit("no animal's name is free")
+            kind = self.pick(species)
+            if name not in self.entities and all(kind != other.species for other in self.cast):
+                return self._join(self.words.animal(name, pronoun, kind))
+        raise Unfit("no such animal is free")
 
     def somebody(self) -> Agent:
         """A child, or (where the hero is an animal) another animal: who would be this hero's friend."""
@@ -307,11 +306,10 @@ class World:
 
     def _text(self, variant: Variant, roles: dict, link: str) -> str:
         extra = {}
-        for piece in variant.pieces:
-            if isinstance(piece, Slot) and piece.second:
-                n, kind = roles[piece.role].value, roles[piece.second]
-                extra[f"{piece.role}_{piece.second}"] = kind.counted[n]
-                extra[f"{piece.role}_{piece.second}_c"] = kind.counted_c[n]
+        for role, second in variant.counts:
+            n, kind = roles[role].value, roles[second]
+            extra[f"{role}_{second}"] = kind.counted[n]
+            extra[f"{role}_{second}_c"] = kind.counted_c[n]
         for number, name in enumerate(variant.free):
             extra[f"_{number}"] = self._season(name) if name in SEASONS else (
                 self._time() if name == "time" else self.pick(word_lists()[name]))
@@ -365,30 +363,29 @@ def _kind(name: str) -> Kind:
         raise ValueError(f"no kind {name!r} in phrases/*.txt; near it: {near[:8]}") from None
 
 
-_THING_GROUPS: dict[tuple, list] = {}
-_PLACE_GROUPS: dict[tuple, list] = {}
+@cache
+def _species_with(tags: tuple[str, ...]) -> list[str]:
+    return [kind for kind, has in lexicon().species.items() if has.issuperset(tags)]
 
 
+@cache
+def _creatures_with(tags: tuple[str, ...]) -> list[Agent]:
+    return [creature for creature in lexicon().creatures if creature.tags.issuperset(tags)]
+
+
+@cache
 def _things_with(tags: tuple[str, ...], avoid: tuple[str, ...]) -> list[tuple[Thing, ...]]:
-    groups = _THING_GROUPS.get((tags, avoid))
-    if groups is None:
-        groups = _THING_GROUPS[tags, avoid] = [
-            group for group in lexicon().things
-            if group[0].tags.issuperset(tags) and not group[0].tags.intersection(avoid)]
+    groups = [group for group in lexicon().things
+              if group[0].tags.issuperset(tags) and not group[0].tags.intersection(avoid)]
     if not groups:
         raise ValueError(f"no thing has the tags {tags} without {avoid}: see words/things.txt")
     return groups
 
 
+@cache
 def _places_with(tags: tuple[str, ...], avoid: tuple[str, ...]) -> list[Place]:
-    groups = _PLACE_GROUPS.get((tags, avoid))
-    if groups is None:
-        groups = _PLACE_GROUPS[tags, avoid] = [place for place in lexicon().places if place.tags.issuperset(tags)
-                                               and not place.tags.intersection(avoid)]
+    groups = [place for place in lexicon().places
+              if place.tags.issuperset(tags) and not place.tags.intersection(avoid)]
     if not groups:
         raise ValueError(f"no place has the tags {tags} without {avoid}: see words/places.txt")
     return groups
-
-
-Plot = Callable[[World], None]
-__all__ = ["AGENT_ROLES", "CLASSES", "Event", "FEWEST_WORDS", "MOST_WORDS", "Plot", "Story", "Unfit", "World"]

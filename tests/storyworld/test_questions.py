@@ -9,7 +9,6 @@ from llmbook.storyworld.corpus import one_story
 from llmbook.storyworld.questions import KINDS, retell
 from llmbook.storyworld.words import NUMBER_WORDS, lexicon
 
-
 WORDS = lexicon()
 EVERYTHING = " or ".join([*[a.key for a in WORDS.people + WORDS.creatures], *[n for n, _ in WORDS.animal_names],
                           *[p.key for p in WORDS.places], *[t[0].key for t in WORDS.things], *NUMBER_WORDS])

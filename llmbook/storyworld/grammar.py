@@ -37,6 +37,7 @@ _CLAUSE = re.compile(r" (?:had|was|could|would|went|got|ran|came|said|did|saw|kn
 _SLOT = re.compile(r"\{(\^?)(\w)(?:(?:\.(\w+))|('s)|(?: (\w)))?\}")
 _TOUCHING = re.compile(r"[>}]\w|\w[<{]")
 _PIECE = re.compile(r"(\{[^}]*\}|<\w+>)")
+LINKABLE = 64  # characters: longer phrasings stand better without a joining word
 SEASONS = frozenset({"season", "season_day"})  # lists in step: a story keeps to one season
 
 
@@ -152,7 +153,7 @@ class Phrasing:
         pronouns = {slot.role for slot in slots if slot.form in _PRONOUNS}
         # a pronoun of the second agent can be told from the first one's only where they differ
         self.distinct = bool(pronouns - {"A"}) or (bool(pronouns) and self._second_first(slots))
-        self.linkable = all(variant.linked for variant in self.variants)
+        self.linkable = len(text) < LINKABLE and all(variant.linked for variant in self.variants)
         named = [{role for piece in variant.pieces if isinstance(piece, Slot)
                   for role in (piece.role, piece.second) if role} for variant in self.variants]
         self.named = frozenset(set.union(*named))
@@ -167,8 +168,10 @@ class Phrasing:
         agents = [slot.role for slot in slots if slot.role in AGENT_ROLES]
         return bool(agents) and agents[0] != "A"
 
-    def fits(self, roles: dict) -> bool:
-        return all((tag in roles[role].tags) is wanted for role, tag, wanted in self.conditions)
+    def fits(self, roles: dict, state: rules.State) -> bool:
+        """Whether the phrasing may be used of these: the tags in brackets, and who must be indoors or outdoors."""
+        return all((tag in roles[role].tags) is wanted if tag not in rules.SIDES else
+                   rules.is_side(state, roles[role].key, tag) for role, tag, wanted in self.conditions)
 
 
 class Kind:

@@ -4,7 +4,7 @@ The state is a dict: `state["holder", "kite"] = "Mira"`. A statement names a rel
 
     holder T = A       the thing is in A's hands           broken T           a fact without a value
     not broken T       the fact must be (or becomes) false  count A S = N - K   arithmetic with small numbers
-    N > K              a comparison of two roles            together A B       they are at one place
+    N > K              a comparison of two roles            together A B       they are at one place                outdoors A         the place is known and not indoors
 
 Capital letters are roles, lower-case words constants. Among the needs, a role that nobody has named yet takes its
 value from the state: after `holder T = A`, A is who has the thing. Nothing is evaluated as Python.
@@ -14,6 +14,9 @@ import operator
 import re
 from collections.abc import Callable
 
+from .words import indoor_places
+
+SIDES = ("indoors", "outdoors")
 Value = str | int | bool
 State = dict[tuple, Value]
 Keys = dict[str, Value]
@@ -84,6 +87,21 @@ def _together(roles: list[str]) -> Need:
     return need
 
 
+def _around(side: str, role: str) -> Need:
+    """Whether somebody is indoors, or outdoors."""
+    def need(state: State, keys: Keys) -> str | None:
+        if role not in keys or is_side(state, keys[role], side):
+            return None
+        return f"{keys[role]} is not {side}"
+    return need
+
+
+def is_side(state: State, who: Value, side: str) -> bool:
+    """Whether `who` is "indoors" or "outdoors"; true of both where the place is not known."""
+    place = state.get(("place", who))
+    return place is None or (place in indoor_places()) is (side == "indoors")
+
+
 def _comparison(role: str, op: str, right: str) -> Need:
     value, compare = _expression(right), _COMPARE[op]
 
@@ -142,6 +160,8 @@ def parse_need(statement: str) -> Need:
     negative, left, op, right = _parts(statement)
     if left[0] == "together":
         return _together(left[1:])
+    if left[0] in SIDES:
+        return _around(left[0], left[1])
     if len(left) == 1 and _is_role(left[0]):
         if op is None:
             raise RuleError(f"statement {statement!r} compares nothing")

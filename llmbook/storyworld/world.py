@@ -86,6 +86,7 @@ class World:
         self._gap = ""
         self._focus: Agent | None = None
         self._before: dict = {}
+        self._linked: set[str] = set()
         self._year: int | None = None
         self._hour: str | None = None
         self._used: dict[str, int] = {}
@@ -279,7 +280,7 @@ class World:
 
     def realise(self, kind: Kind, roles: dict) -> str:
         """One way to say an event of a kind, without letting it happen."""
-        fitting = [phrasing for phrasing in kind.phrasings if not phrasing.distinct and phrasing.fits(roles)
+        fitting = [phrasing for phrasing in kind.phrasings if not phrasing.distinct and phrasing.fits(roles, {})
                    and all(role in roles for role in phrasing.named)]
         if not fitting:
             raise Unfit(f"no phrasing of {kind.name} suits {roles}")
@@ -294,7 +295,7 @@ class World:
         for step in range(count):
             phrasing = phrasings[(start + step) % count]
             if ((alike and phrasing.distinct) or (linked and not phrasing.linkable)
-                    or (phrasing.conditions and not phrasing.fits(roles))
+                    or (phrasing.conditions and not phrasing.fits(roles, self.state))
                     or (phrasing.carried and any(self._before.get(role) is not roles[role]
                                                  for role in phrasing.carried))):
                 continue
@@ -316,7 +317,10 @@ class World:
         if extra:
             roles = {**roles, **extra}
         if link and variant.linked:
-            return f"{self.pick(links()[link])} {variant.linked.format_map(roles)}"
+            words = [word for word in links()[link] if word not in self._linked] or links()[link]
+            joint = self.pick(words)
+            self._linked.add(joint)
+            return f"{joint} {variant.linked.format_map(roles)}"
         return variant.first.format_map(roles)
 
     def _season(self, name: str) -> str:

@@ -1,6 +1,7 @@
 """Plots about swapping and games."""
 
 from .. import scenes
+from ..subplots import chore
 from ..world import World
 from .registry import plot
 
@@ -22,6 +23,8 @@ def trade_chain(w: World) -> None:
     c = w.helper() if w.chance(0.5) else w.somebody()
     w.tell("meet", a, c)
     w.tell("has_wanted", c, u)
+    if w.room(500) and w.chance(0.5):
+        chore(w, a, c)
     w.tell("swap", a, c, v, u)
     scenes.aside_two(w, a, c)
     w.paragraph()

@@ -183,6 +183,14 @@ class World:
                 return found
         raise Unfit("no such small things are free")
 
+    def counted_kind(self, key: str) -> Countable:
+        """The small things of this name, for a plot that needs just these ("coins")."""
+        found = next((kind for kind in self.words.countables if kind.key == key), None)
+        if found is None or not self._new_noun(found.one) or not self._new_noun(found.key):
+            raise Unfit(f"{key} are no small things of words/countables.txt, or are in this story already")
+        self.entities[found.key] = found
+        return found
+
     def _new_noun(self, noun: str) -> bool:
         """Nouns of one story share no word, so that "the boat" is never two boats."""
         parts = set(noun.split())

@@ -33,7 +33,14 @@ _SAID = re.compile(r"\b(?:said|asked|cried|called|whispered|answered|shouted|rep
 _OBJECT = re.compile(r"\b(?:to|for|with|from|at|of|beside|behind|towards|about|like|on|by|past|round|near|into|over|"
                      r"after|taken|gave|given|handed|told|let|helped|thanked|hugged|lent|sent|showed|taught|made|"
                      r"brought|offered|met|found|saw|followed|took|against|without|around|under|before) $")
-_CLAUSE = re.compile(r" (?:had|was|could|would|went|got|ran|came|said|did|saw|knew|put|took|found|[a-z]+ed)\b")
+_PAST = ("had was were could would should might must did went got ran came said saw knew put took found gave made thought "
+         "felt held stood sat lay kept told left lost met heard let set hid fell flew began sang ate drank slept woke "
+         "wrote read rode drew grew threw blew shook spoke broke chose bit hit hurt cut shut caught taught bought brought "
+         "fought built sent spent lent meant swept wept crept leapt slid hung swung clung flung stuck struck dug spun won "
+         "rang sank swam bent tore wore swore bore led fed sped fled paid laid has is does lit rose stole trod wound "
+         "understood forgot forgave became overslept sprang shot spread stung spat dealt showed").split()
+_CLAUSE = re.compile(rf" (?:(?:never|only|just|still|nearly|almost|always|soon|even|really|simply|quite|also|then|now|"
+                     rf"slowly|quickly|[a-z]+ly|at once|no longer) )?(?:{'|'.join(_PAST)}|[a-z]+ed)\b")
 _SLOT = re.compile(r"\{(\^?)(\w)(?:(?:\.(\w+))|('s)|(?: (\w)))?\}")
 _TOUCHING = re.compile(r"[>}]\w|\w[<{]")
 _PIECE = re.compile(r"(\{[^}]*\}|<\w+>)")
@@ -71,7 +78,7 @@ class Variant:
         out, free = [], 0
         text = ""
         for piece in self.pieces:
-            raised = (capital and not text.strip('"')) or (bool(text) and _begins(text))
+            raised = (capital and not text.strip('"')) or _begins(text)
             if isinstance(piece, str):
                 shown = _raise(piece) if raised else piece
             elif isinstance(piece, tuple):
@@ -88,7 +95,7 @@ class Variant:
 
 def _begins(text: str) -> bool:
     """Whether a sentence begins after this text."""
-    return bool(re.search(r'(?:[.!?] |(?:^|\s)"|\." )$', text))
+    return bool(text) and bool(re.search(r'(?:[.!?] |(?:^|\s)"|\." )$', text))
 
 
 def _raise(text: str) -> str:
@@ -121,8 +128,8 @@ def _piece(part: str, before: str, after: str):
     form = form or _DEFAULT[CLASSES[role]]
     if form == "s" and _SAID.search(before):
         form = "n"
-    elif form == "s" and _OBJECT.search(before) and not _CLAUSE.match(after):
-        form = "o"
+    elif form == "s" and not _CLAUSE.match(after):  # nothing says that it is a subject: no "she" unless it leads
+        form = "o" if _OBJECT.search(before) else "s" if not before or _begins(before) else "n"
     return Slot(role, form)
 
 

@@ -1,0 +1,48 @@
+"""Plots about presents and birthdays."""
+
+from .. import scenes
+from ..words import Agent, Place, Thing
+from ..world import World
+from .registry import plot
+
+
+@scenes.subplot("secret_get")
+def secret_get(w: World, a: Agent, b: Agent, t: Thing, q: Place) -> None:
+    """`a` makes or gets the thing that `b` wants, at the place `q`, and hides it there."""
+    w.tell("go", a, q)
+    w.tell("make_secretly" if "make" in t.tags and w.chance(0.7) else "get_thing", a, t, q)
+    w.tell("hide_present", a, t, q)
+
+
+@plot("secret_present")
+def secret_present(w: World) -> None:
+    """Somebody prepares a present in secret; the friend feels left out, nearly finds it, or finds it and says nothing."""
+    a, b = scenes.hero(w), w.somebody()
+    p, q = scenes.opening_two(w, a, b), w.place("indoors")
+    t = w.thing("gift", avoid=("food", "light"))
+    w.tell("birthday_in", b, w.between(3, 9))
+    w.tell("long_for", b, t)
+    w.tell("plan_secret", a, b, t)
+    w.paragraph()
+    secret_get(w, a, b, t, q)
+    w.paragraph()
+    w.tell("come_to", a, b, p)
+    w.tell("dodge", a, b)
+    w.tell("think_unloved", b, a)
+    way = w.pick(["discover", "nearly", "nothing"])
+    if way == "discover":
+        w.tell("go", b, q)
+        w.tell("discover", b, t, q)
+    elif way == "nearly":
+        w.tell("go_together", b, a, q)
+        w.tell("nearly_find", b, a, t, q)
+    w.paragraph()
+    if way == "discover":
+        w.tell("come_to", b, a, p)
+    w.tell("give_present", a, b, t)
+    if way == "discover":
+        w.tell("act_surprised", b, a, t)
+        w.end("end_present_knew", b, a, t)
+    else:
+        w.tell("feel_glad", b)
+        w.end("end_present", b, a, t)

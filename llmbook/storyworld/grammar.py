@@ -126,7 +126,7 @@ def _piece(part: str, before: str, after: str):
     if genitive:  # before a comma or full stop "Mira's" stands for the thing, where a pronoun would be "hers"
         return Slot(role, "ng" if not after.startswith(" ") else "g")
     form = form or _DEFAULT[CLASSES[role]]
-    if form == "s" and _SAID.search(before):
+    if form in ("s", "o") and (after.startswith(", who") or _SAID.search(before) and form == "s"):
         form = "n"
     elif form == "s" and not _CLAUSE.match(after):  # nothing says that it is a subject: no "she" unless it leads
         form = "o" if _OBJECT.search(before) else "s" if not before or _begins(before) else "n"

@@ -255,7 +255,11 @@ class Kind:
 
     def missing(self, state: rules.State, keys: rules.Keys) -> list[str]:
         """What the state lacks for this event; fills roles that the state determines."""
-        return [problem for need in self.needs if (problem := need(state, keys))]
+        while True:
+            known = len(keys)
+            problems = [problem for need in self.needs if (problem := need(state, keys))]
+            if len(keys) == known:  # a role that was found may be one that an earlier need had to pass over
+                return problems
 
 
 def read_kinds(text: str, source: str) -> list[Kind]:

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lint", action="store_true", help="say what is wrong in kinds, phrasings and plots")
     parser.add_argument("--agree", type=int, metavar="N", help="tell N stories, read them back and compare")
     parser.add_argument("--statistics", type=int, metavar="N", help="measure the variety of N stories")
-    parser.add_argument("--file", type=Path, help="with --statistics: measure this file (<|endoftext|> between stories)")
+    parser.add_argument("--file", type=Path, help="measure the stories of this file (<|endoftext|> between them)")
     options = parser.parse_args(arguments)
     if options.show:
         for index in range(options.show):

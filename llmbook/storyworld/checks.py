@@ -81,6 +81,9 @@ class _Simulation:
             known = self.state.get(("detail", keys.get(role)))
             if known not in (None, detail):
                 problems.append(("contradiction", f"{keys.get(role)} was {known}, not {detail}"))
+        season = self.state.get(("season", "now"))
+        if season not in (None, said.words.get("season", season)):
+            problems.append(("contradiction", f"it was {season}, not {said.words['season']}"))
         agents = [keys[role] for role in kind.agents if role in said.keys or role in said.pronouns and role in keys]
         if len(set(agents)) < len(agents):
             problems.append(("contradiction", f"{agents[0]} does this with {agents[0]}: one name for two"))
@@ -91,6 +94,8 @@ class _Simulation:
         kind = all_kinds()[said.kind]
         kind.apply(self.state, keys)
         self.before.update(keys)
+        if "season" in said.words:
+            self.state["season", "now"] = said.words["season"]
         for role, detail in said.details.items():
             if role in keys:
                 self.state["detail", keys[role]] = detail
@@ -138,6 +143,8 @@ def _read_unit(unit: Unit, number: int, world: _Simulation, report: Report) -> N
     (problems, keys), said = min(tried, key=lambda entry: len(entry[0][0]))
     if said.kind.startswith("end_") and report.ending:
         problems.append(("contradiction", "the story had ended already"))
+    if said.kind.startswith("open_") and number:
+        problems.append(("contradiction", "the story had begun already"))
     report.problems += [Problem(kind, message, number) for kind, message in problems]
     report.events.append(Event(said.kind, keys, number))
     world.accept(said, keys)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .grammar import AGENT_ROLES, THING_ROLES, Kind, all_kinds
 from .rules import roles_in
 from .words import NUMBER_WORDS, genitive, lexicon
-from .world import Event, Story, World
+from .world import Event, Story, Unfit, World
 
 _PLAIN = frozenset({"known", "place", "together", "feels", "weather"})
 
@@ -146,7 +146,10 @@ def _ending_changed(story: Story, rng: random.Random) -> Damaged | None:
     kind = others[int(rng.random() * len(others))]
     world = World(int(rng.random() * 2**31))
     roles = {role: _entity(last.roles[role], role, story) for role in _said_roles(kind)}
-    sentence = world.realise(kind, roles)
+    try:
+        sentence = world.realise(kind, roles)
+    except Unfit:
+        return None
     return Damaged(_join(story, {last.sentence: sentence}), "change ending", last.sentence)
 
 

@@ -33,11 +33,19 @@ _SAID = re.compile(r"\b(?:said|asked|cried|called|whispered|answered|shouted|rep
 _OBJECT = re.compile(r"\b(?:to|for|with|from|at|of|beside|behind|towards|about|like|on|by|past|round|near|into|over|"
                      r"after|taken|gave|given|handed|told|let|helped|thanked|hugged|lent|sent|showed|taught|made|"
                      r"brought|offered|met|found|saw|followed|took|against|without|around|under|before) $")
-_CLAUSE = re.compile(r" (?:had|was|could|would|went|got|ran|came|said|did|saw|knew|put|took|found|[a-z]+ed)\b")
+_PAST = ("had was were could would should might must did went got ran came said saw knew put took found gave made thought "
+         "felt held stood sat lay kept told left lost met heard let set hid fell flew began sang ate drank slept woke "
+         "wrote read rode drew grew threw blew shook spoke broke chose bit hit hurt cut shut caught taught bought brought "
+         "fought built sent spent lent meant swept wept crept leapt slid hung swung clung flung stuck struck dug spun won "
+         "rang sank swam bent tore wore swore bore led fed sped fled paid laid has is does lit rose stole trod wound "
+         "understood forgot forgave became overslept sprang shot spread stung spat dealt showed").split()
+_CLAUSE = re.compile(rf" (?:(?:never|only|just|still|nearly|almost|always|soon|even|really|simply|quite|also|then|now|"
+                     rf"slowly|quickly|[a-z]+ly|at once|no longer) )?(?:{'|'.join(_PAST)}|[a-z]+ed)\b")
 _SLOT = re.compile(r"\{(\^?)(\w)(?:(?:\.(\w+))|('s)|(?: (\w)))?\}")
 _TOUCHING = re.compile(r"[>}]\w|\w[<{]")
 _PIECE = re.compile(r"(\{[^}]*\}|<\w+>)")
-MOST_VARIANTS = 48
+LINKABLE = 64  # characters: longer phrasings stand better without a joining word
+SEASONS = frozenset({"season", "season_day"})  # lists in step: a story keeps to one season
 
 
 class Slot:
@@ -52,7 +60,7 @@ class Slot:
 class Variant:
     """A phrasing with its alternatives decided: `pieces` (text, Slot, or the name of a list), and format strings."""
 
-    __slots__ = ("pieces", "first", "linked", "free")
+    __slots__ = ("pieces", "first", "linked", "free", "counts")
 
     def __init__(self, text: str):
         touching = _TOUCHING.search(text)
@@ -60,6 +68,7 @@ class Variant:
             raise ValueError(f"{text!r}: at {touching[0]!r} a slot touches a letter; for plurals take <birds>, {{S}}")
         self.pieces = [_piece(part, *around) for part, *around in _parts(text) if part]
         self.free = [piece[1] for piece in self.pieces if isinstance(piece, tuple)]
+        self.counts = [(piece.role, piece.second) for piece in self.pieces if isinstance(piece, Slot) and piece.second]
         self.first = self._format(True)
         head = self.pieces[0]
         linkable = isinstance(head, Slot) and CLASSES[head.role] == "agent" and head.form in ("s", "n")
@@ -69,7 +78,7 @@ class Variant:
         out, free = [], 0
         text = ""
         for piece in self.pieces:
-            raised = (capital and not text.strip('"')) or (bool(text) and _begins(text))
+            raised = (capital and not text.strip('"')) or _begins(text)
             if isinstance(piece, str):
                 shown = _raise(piece) if raised else piece
             elif isinstance(piece, tuple):
@@ -86,7 +95,7 @@ class Variant:
 
 def _begins(text: str) -> bool:
     """Whether a sentence begins after this text."""
-    return bool(re.search(r'(?:[.!?] |(?:^|\s)"|\." )$', text))
+    return bool(text) and bool(re.search(r'(?:[.!?] |(?:^|\s)"|\." )$', text))
 
 
 def _raise(text: str) -> str:
@@ -117,15 +126,15 @@ def _piece(part: str, before: str, after: str):
     if genitive:  # before a comma or full stop "Mira's" stands for the thing, where a pronoun would be "hers"
         return Slot(role, "ng" if not after.startswith(" ") else "g")
     form = form or _DEFAULT[CLASSES[role]]
-    if form == "s" and _SAID.search(before):
+    if form in ("s", "o") and (after.startswith(", who") or _SAID.search(before) and form == "s"):
         form = "n"
-    elif form == "s" and _OBJECT.search(before) and not _CLAUSE.match(after):
-        form = "o"
+    elif form == "s" and not _CLAUSE.match(after):  # nothing says that it is a subject: no "she" unless it leads
+        form = "o" if _OBJECT.search(before) else "s" if not before or _begins(before) else "n"
     return Slot(role, form)
 
 
 def alternatives(text: str) -> list[str]:
-    """The texts that `[a|b]` stands for, at most MOST_VARIANTS of them, spread over all."""
+    """All the texts that `[a|b]` stands for."""
     pieces = re.split(r"\[([^\]]*)\]", text)
     choices = [piece.split("|") if number % 2 else [piece] for number, piece in enumerate(pieces)]
     return ["".join(choice) for choice in product(*choices)]
@@ -151,7 +160,7 @@ class Phrasing:
         pronouns = {slot.role for slot in slots if slot.form in _PRONOUNS}
         # a pronoun of the second agent can be told from the first one's only where they differ
         self.distinct = bool(pronouns - {"A"}) or (bool(pronouns) and self._second_first(slots))
-        self.linkable = all(variant.linked for variant in self.variants)
+        self.linkable = len(text) < LINKABLE and all(variant.linked for variant in self.variants)
         named = [{role for piece in variant.pieces if isinstance(piece, Slot)
                   for role in (piece.role, piece.second) if role} for variant in self.variants]
         self.named = frozenset(set.union(*named))
@@ -166,8 +175,10 @@ class Phrasing:
         agents = [slot.role for slot in slots if slot.role in AGENT_ROLES]
         return bool(agents) and agents[0] != "A"
 
-    def fits(self, roles: dict) -> bool:
-        return all((tag in roles[role].tags) is wanted for role, tag, wanted in self.conditions)
+    def fits(self, roles: dict, state: rules.State) -> bool:
+        """Whether the phrasing may be used of these: the tags in brackets, and who must be indoors or outdoors."""
+        return all((tag in roles[role].tags) is wanted if tag not in rules.SIDES else
+                   rules.is_side(state, roles[role].key, tag) for role, tag, wanted in self.conditions)
 
 
 class Kind:
@@ -205,7 +216,8 @@ class Kind:
         old_agents = [role for role in self.agents if role not in new]
         if len(old_agents) > 1 and not self.apart:
             known.append("together " + " ".join(old_agents))
-        self.needs_text = known + self.needs_text
+        once = [f"not known {role}" for role in self.roles if role in new]  # nobody is introduced twice
+        self.needs_text = known + once + self.needs_text
         self.new = new
         placed = {text.split()[1] for text in self.does_text if text.startswith("place ")}
         self.arrives = [role for role in self.agents if role in new and role not in placed
@@ -243,7 +255,11 @@ class Kind:
 
     def missing(self, state: rules.State, keys: rules.Keys) -> list[str]:
         """What the state lacks for this event; fills roles that the state determines."""
-        return [problem for need in self.needs if (problem := need(state, keys))]
+        while True:
+            known = len(keys)
+            problems = [problem for need in self.needs if (problem := need(state, keys))]
+            if len(keys) == known:  # a role that was found may be one that an earlier need had to pass over
+                return problems
 
 
 def read_kinds(text: str, source: str) -> list[Kind]:
@@ -267,7 +283,7 @@ def all_kinds() -> dict[str, Kind]:
     for path in sorted(PHRASES.glob("*.txt")):
         for kind in read_kinds(path.read_text(encoding="utf-8"), path.name):
             if kind.name in found:
-                raise ValueError(f"{path.name}: the kind {kind.name} is in {found[kind.name].source} already: rename it")
+                raise ValueError(f"{path.name}: the kind {kind.name} is in {found[kind.name].source} too: rename it")
             found[kind.name] = kind
     return found
 

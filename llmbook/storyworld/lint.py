@@ -21,7 +21,7 @@ def _of_kind(kind: Kind) -> list[str]:
     if len(set(kind.texts)) < len(kind.texts):
         found.append("a phrasing stands twice")
     found += [f"not ASCII: {text!r}" for text in kind.texts if not text.isascii()]
-    found += [f"does not end a sentence: {text!r}" for text in kind.texts if not text.rstrip('"')[-1] in ".!?"]
+    found += [f"does not end a sentence: {text!r}" for text in kind.texts if text.rstrip('"')[-1] not in ".!?"]
     found += [f"odd number of quotation marks: {text!r}" for text in kind.texts if text.count('"') % 2]
     if kind.name.startswith("end_") and not kind.title:
         found.append("an ending without a line `title:`")

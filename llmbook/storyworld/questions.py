@@ -5,18 +5,19 @@ from dataclasses import dataclass, field
 from random import Random
 
 from .checks import check
-from .grammar import Kind, Slot, Variant, all_kinds
 from .corpus import Split, one_story
+from .grammar import Kind, Variant, all_kinds
 from .words import NUMBER_WORDS, Entity, Place, Thing, lexicon
-from .world import Event, Story, World
+from .world import Event, Story, Unfit, World
 
 MARKS = '.,!?;:"'
+_TRIES = 60
 _SMALL = ("aside_", "feel_", "open_")
 
 
 @dataclass(frozen=True)
 class Task:
-    """An instruction. `story` is the text it is about ("" for none), `answer` one good answer, `kind` a key of KINDS."""
+    """An instruction about the text `story` ("" for none). `answer` is one good answer, `kind` a key of KINDS."""
 
     kind: str
     instruction: str
@@ -141,7 +142,8 @@ def _promised(story: Story, draw: _Draw) -> Task | None:
     who, whom, thing = draw.pick(promises)
     question = draw.pick([f"What did {who} promise {whom}?", f"What was it that {who} promised to {whom}?"])
     return Task("promised", question, text, _sentence(f"{who} promised {whom} the {thing}."),
-                _only(str(thing), set(story.things) - {thing}))
+                _only(str(thing), {things[0].key for things in lexicon().things
+                                   if not set(things[0].key.split()) & set(str(thing).split())}))
 
 
 def _continue(story: Story, draw: _Draw) -> Task | None:
@@ -193,8 +195,9 @@ def _shorten(story: Story, draw: _Draw) -> Task | None:
 
 def title(kind: Kind, story: Story, roles: dict) -> str:
     """How an ending is asked for: "the kite is back with Mira"."""
-    return Variant(kind.title).first.format_map({role: story.entities[key] for role, key in roles.items()
-                                                 if key in story.entities})
+    clause = Variant(kind.title).first.format_map({role: story.entities[key] for role, key in roles.items()
+                                                   if key in story.entities})
+    return clause if clause.startswith(tuple(story.cast)) else clause[0].lower() + clause[1:]
 
 
 def _tell(story: Story, draw: _Draw) -> Task | None:
@@ -209,7 +212,6 @@ def _tell(story: Story, draw: _Draw) -> Task | None:
              *[story.entities[thing].a for thing in things]]
     listed = ", ".join(about[:-1]) + " and " + about[-1] if len(about) > 1 else about[0]
     ending = title(kind, story, last.roles)
-    ending = ending if ending.startswith(tuple(story.cast)) else ending[0].lower() + ending[1:]
     instruction = draw.pick([f"Tell a story about {listed} in which, at the end, {ending}.",
                              f"Write a short story about {listed}. It should end like this: {ending}.",
                              f"I would like a story about {listed}. At the end {ending}."])
@@ -221,7 +223,7 @@ def _change_ending(story: Story, draw: _Draw) -> Task | None:
     last = story.facts[-1]
     text, state = _before(story, last.sentence)
     roles = {role: key for role, key in last.roles.items() if role in "ABTU"}
-    swapped = {"A": roles["B"], "B": roles["A"], **{r: k for r, k in roles.items() if r in "TU"}} if "B" in roles else {}
+    swapped = {**roles, "A": roles["B"], "B": roles["A"]} if "B" in roles else {}
     found = []
     for name, kind in sorted(all_kinds().items()):
         if name.startswith("end_") and kind.title and name != last.kind:
@@ -233,8 +235,11 @@ def _change_ending(story: Story, draw: _Draw) -> Task | None:
         return None
     kind, keys = draw.pick(found)
     world = World(int(draw.random() * 2**31))
-    answer = world.realise(kind, {role: world.words.numbers[key] if isinstance(key, int) else story.entities[key]
-                                  for role, key in keys.items()})
+    try:
+        answer = world.realise(kind, {role: world.words.numbers[key] if isinstance(key, int) else story.entities[key]
+                                      for role, key in keys.items()})
+    except Unfit:
+        return None
     wanted = title(kind, story, keys)
     instruction = draw.pick([f"Change the ending: {wanted}.", f"Write another last sentence, so that {wanted}.",
                              f"How would the story end if it ended like this: {wanted}?"])
@@ -253,24 +258,24 @@ KINDS: dict[str, Callable[[Story, _Draw], Task | None]] = {
 def tasks(seed: int, n: int, *, kinds: tuple[str, ...] | None = None, split: Split | None = None) -> Iterator[Task]:
     """`n` instructions about stories of this seed (`split` as in `stories`), with answers and checks.
 
-    `kinds` chooses among the keys of KINDS; all are drawn equally often where the stories allow it. ValueError for a
+    `kinds` chooses among the keys of KINDS, which are drawn equally often. ValueError for a
     kind that does not exist.
     """
     wanted = tuple(KINDS) if kinds is None else kinds
     for kind in wanted:
         if kind not in KINDS:
             raise ValueError(f"task {kind!r} is not one of {', '.join(KINDS)}")
-    made = index = 0
-    while made < n:
-        story, draw = one_story(seed, index, split=split), _Draw(seed * 4_294_967_291 + index)
-        start = int(draw.random() * len(wanted))
-        for step in range(len(wanted)):
-            task = KINDS[wanted[(start + step) % len(wanted)]](story, draw)
-            if task is not None:
-                yield task
-                made += 1
-                break
-        index += 1
+    index = 0
+    for number in range(n):
+        draw = _Draw(seed * 4_294_967_291 + number)
+        task, tried = None, 0
+        kind = draw.pick(wanted)
+        while task is None:
+            if tried == _TRIES:  # no story near has what this kind asks about
+                kind, tried = draw.pick(wanted), 0
+            task = KINDS[kind](one_story(seed, index, split=split), draw)
+            index, tried = index + 1, tried + 1
+        yield task
 
 
-__all__ = ["KINDS", "Slot", "Task", "retell", "tasks", "title"]
+__all__ = ["KINDS", "Task", "retell", "tasks", "title"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from .grammar import CLASSES, Slot, Variant, all_kinds, links, word_lists
+from .grammar import CLASSES, SEASONS, Slot, Variant, all_kinds, links, word_lists
 from .words import FORMS, NUMBER_WORDS, Entity, lexicon
 
 _TOKEN = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]")
@@ -24,13 +24,14 @@ MAY, MUST = 2, 1
 
 
 class Said(NamedTuple):
-    """One reading of a sentence: its kind, the keys of its roles, pronouns of roles, and adjectives or species."""
+    """One reading of a sentence: its kind and phrasing, the keys, pronouns and details of its roles, the season."""
 
     kind: str
     phrasing: int
     keys: dict
     pronouns: dict
     details: dict
+    words: dict
 
 
 class Unit(NamedTuple):
@@ -183,8 +184,10 @@ class Reader:
     def _slot(self, edge: tuple, follow: Node, position: int, env: Env) -> Iterator[tuple[int, tuple[str, int], Env]]:
         role, class_name, form, second = edge
         if class_name == "list":
-            for end in self._listed(_list_forms(form), position):
-                yield from self._walk(follow, end, env)
+            for end, word in self._listed(_list_forms(form), position):
+                bound = _bind(env, "word", "season", word[0]) if form in SEASONS else env
+                if bound is not None:
+                    yield from self._walk(follow, end, bound)
         elif second:
             for end, numeral, noun in self._counted(position):
                 bound = _bind(_bind(env, "key", role, numeral), "key", second, noun)
@@ -220,7 +223,7 @@ class Reader:
             for tokens in forms.get(first, ()):
                 end = position + len(tokens)
                 if tuple(self.tokens[position + 1:end]) == tokens[1:]:
-                    yield end
+                    yield end, tokens
 
     def _counted(self, position: int):
         for first in self._at(position):
@@ -264,7 +267,7 @@ def read_paragraph(text: str, number: int = 0) -> list[Unit]:
             by_end: dict[int, list[Said]] = {}
             for end, told, env in reader.matches(position):
                 said = Said(*told, *[{role: value for known, role, value in env if known == what}
-                                    for what in ("key", "pronoun", "detail")])
+                                    for what in ("key", "pronoun", "detail", "word")])
                 if said not in by_end.setdefault(end, []):
                     by_end[end].append(said)
             table[position] = sorted(((end, tuple(found)) for end, found in by_end.items()), reverse=True)

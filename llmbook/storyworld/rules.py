@@ -4,7 +4,7 @@ The state is a dict: `state["holder", "kite"] = "Mira"`. A statement names a rel
 
     holder T = A       the thing is in A's hands           broken T           a fact without a value
     not broken T       the fact must be (or becomes) false  count A S = N - K   arithmetic with small numbers
-    N > K              a comparison of two roles            together A B       they are at one place
+    N > K              a comparison of two roles            together A B       they are at one place                outdoors A         under the open sky (or nobody knows where)
 
 Capital letters are roles, lower-case words constants. Among the needs, a role that nobody has named yet takes its
 value from the state: after `holder T = A`, A is who has the thing. Nothing is evaluated as Python.
@@ -14,6 +14,9 @@ import operator
 import re
 from collections.abc import Callable
 
+from .words import indoor_places
+
+SIDES = ("indoors", "outdoors")
 Value = str | int | bool
 State = dict[tuple, Value]
 Keys = dict[str, Value]
@@ -31,6 +34,16 @@ class RuleError(ValueError):
 
 def _is_role(word: str) -> bool:
     return len(word) <= 2 and word[0].isupper()
+
+
+def _about(relation: str, words: list[str]) -> Callable[[Keys], tuple | None]:
+    """The place in the state of a relation and its arguments, roles or constants; None while a role is open."""
+    constants = {word: word for word in words if not _is_role(word)}
+
+    def place(keys: Keys) -> tuple | None:
+        found = [keys.get(word) or constants.get(word) for word in words]
+        return None if None in found else (relation, *found)
+    return place
 
 
 def _expression(text: str) -> Callable[[Keys], Value | None]:
@@ -74,6 +87,21 @@ def _together(roles: list[str]) -> Need:
     return need
 
 
+def _around(side: str, role: str) -> Need:
+    """Whether somebody is indoors, or outdoors."""
+    def need(state: State, keys: Keys) -> str | None:
+        if role not in keys or is_side(state, keys[role], side):
+            return None
+        return f"{keys[role]} is not {side}"
+    return need
+
+
+def is_side(state: State, who: Value, side: str) -> bool:
+    """Whether `who` is "indoors" or "outdoors"; true of both where the place is not known."""
+    place = state.get(("place", who))
+    return place is None or (place in indoor_places()) is (side == "indoors")
+
+
 def _comparison(role: str, op: str, right: str) -> Need:
     value, compare = _expression(right), _COMPARE[op]
 
@@ -90,13 +118,13 @@ def _comparison(role: str, op: str, right: str) -> Need:
 
 
 def _known(relation: str, roles: list[str], op: str, right: str) -> Need:
-    value, compare = _expression(right), _COMPARE[op]
+    value, compare, about = _expression(right), _COMPARE[op], _about(relation, roles)
     open_role = right if _is_role(right) else None
 
     def need(state: State, keys: Keys) -> str | None:
-        if any(role not in keys for role in roles):
+        place = about(keys)
+        if place is None:
             return None
-        place = (relation, *[keys[role] for role in roles])
         found, wanted = state.get(place), value(keys)
         if wanted is None:
             if found is None:
@@ -108,15 +136,19 @@ def _known(relation: str, roles: list[str], op: str, right: str) -> Need:
             return None
         if found is None and op != "!=":
             return f"{' '.join(map(str, place))} is not known, but should be {op} {wanted}"
-        return None if compare(found, wanted) else f"{' '.join(map(str, place))} is {found}, but should be {op} {wanted}"
+        if compare(found, wanted):
+            return None
+        return f"{' '.join(map(str, place))} is {found}, but should be {op} {wanted}"
     return need
 
 
 def _flag(relation: str, roles: list[str], negative: bool) -> Need:
+    about = _about(relation, roles)
+
     def need(state: State, keys: Keys) -> str | None:
-        if any(role not in keys for role in roles):
+        place = about(keys)
+        if place is None:
             return None
-        place = (relation, *[keys[role] for role in roles])
         if bool(state.get(place)) != negative:
             return None
         return f"{' '.join(map(str, place))} {'is so, but must not be' if negative else 'is not so'}"
@@ -128,6 +160,8 @@ def parse_need(statement: str) -> Need:
     negative, left, op, right = _parts(statement)
     if left[0] == "together":
         return _together(left[1:])
+    if left[0] in SIDES:
+        return _around(left[0], left[1])
     if len(left) == 1 and _is_role(left[0]):
         if op is None:
             raise RuleError(f"statement {statement!r} compares nothing")
@@ -145,27 +179,25 @@ def parse_deed(statement: str) -> Deed:
     if op not in (None, "="):
         raise RuleError(f"{statement!r} compares, but a deed sets: use =")
     relation, roles = left[0], left[1:]
+    about = _about(relation, roles)
+    value = _expression(right) if op else lambda keys: True
     if negative:
         def forget(state: State, keys: Keys) -> None:
-            state.pop((relation, *[keys.get(role) for role in roles]), None)
+            state.pop(about(keys), None)
         return forget
-    if op is None:
-        if len(roles) == 1:
-            only = roles[0]
+    if len(roles) == 1 and _is_role(roles[0]):  # the usual case, as fast as it goes
+        only = roles[0]
 
-            def note_one(state: State, keys: Keys) -> None:
-                state[relation, keys.get(only)] = True
-            return note_one
-
-        def note(state: State, keys: Keys) -> None:
-            state[(relation, *[keys.get(role) for role in roles])] = True
-        return note
-    value = _expression(right)
+        def put_one(state: State, keys: Keys) -> None:
+            subject, found = keys.get(only), value(keys)
+            if subject is not None and found is not None:
+                state[relation, subject] = found
+        return put_one
 
     def put(state: State, keys: Keys) -> None:
-        found = value(keys)
-        if found is not None:
-            state[(relation, *[keys.get(role) for role in roles])] = found
+        place, found = about(keys), value(keys)
+        if place is not None and found is not None:
+            state[place] = found
     return put
 
 
@@ -176,7 +208,7 @@ def finds(statement: str, named: set[str]) -> str | None:
         return None
     if len(left) == 1 and _is_role(left[0]):
         return left[0] if left[0] not in named and roles_in(right) <= named else None
-    open_role = _is_role(right) and right not in named and set(left[1:]) <= named
+    open_role = _is_role(right) and right not in named and roles_in(" ".join(left[1:])) <= named
     return right if open_role else None
 
 

@@ -9,7 +9,7 @@ from .world import World
 
 @cache
 def _group(prefix: str, roles: str) -> tuple[Kind, ...]:
-    """The kinds whose names begin so and that have just these roles: who adds one to the files adds it to the scenes."""
+    """The kinds whose names begin so and that have just these roles. A new one in the files joins in by itself."""
     return tuple(kind for name, kind in sorted(all_kinds().items())
                  if name.startswith(prefix) and "".join(kind.roles) == roles)
 

@@ -198,6 +198,12 @@ def lexicon() -> Lexicon:
 
 
 @cache
+def indoor_places() -> frozenset[str]:
+    """The keys of the places that have a roof."""
+    return frozenset(place.key for place in lexicon().places if "indoors" in place.tags)
+
+
+@cache
 def _by_key() -> dict:
     words = lexicon()
     found = {agent.key: agent for agent in [*words.people, *words.creatures]}

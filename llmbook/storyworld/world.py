@@ -1,12 +1,13 @@
 """The simulator and its narrator: who is in a story, what happens to the state of the world, and how it is told."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import NamedTuple, TypeVar
 
-from .grammar import AGENT_ROLES, CLASSES, Kind, Phrasing, Slot, Variant, all_kinds, links, word_lists
+from .grammar import SEASONS, Kind, Phrasing, Variant, all_kinds, links, word_lists
 from .rules import State
-from .words import Agent, Countable, Entity, Number, Place, Thing, Word, lexicon
+from .words import Agent, Countable, Entity, Place, Thing, Word, lexicon
 
 Item = TypeVar("Item")
 FEWEST_WORDS, MOST_WORDS = 100, 250
@@ -30,8 +31,8 @@ class Story:
 
     `text` is the story; `sentences` are its told units in order (each says one event); `facts` the events;
     `plots` the kinds of plot in it, the main one first; `hero`, `cast`, `things` are keys; `ending` is the kind of
-    the ending; `state` is the world at the end. `gaps` stand before the sentences (a space or a new paragraph), `entities` is
-    key -> word with its forms.
+    the ending; `state` is the world at the end. `gaps` stand before the sentences (a space or a new
+    paragraph), `entities` is key -> word with its forms.
     """
 
     __slots__ = ("text", "sentences", "facts", "plots", "hero", "cast", "things", "ending", "state", "seed",
@@ -85,6 +86,9 @@ class World:
         self._gap = ""
         self._focus: Agent | None = None
         self._before: dict = {}
+        self._linked: set[str] = set()
+        self._year: int | None = None
+        self._hour: str | None = None
         self._used: dict[str, int] = {}
         self.target = 520 + int(self.random() * 620)
 
@@ -129,7 +133,7 @@ class World:
 
     def creature(self, *tags: str) -> Agent:
         """An animal without a name ("the hedgehog"), with these tags."""
-        fitting = [creature for creature in self.words.creatures if creature.tags.issuperset(tags)]
+        fitting = _creatures_with(tags)
         for _ in range(30):
             found = self.pick(fitting)
             if found.key not in self.entities and all(found.species != other.species for other in self.cast):
@@ -138,15 +142,13 @@ class World:
 
     def animal(self, *tags: str) -> Agent:
         """A named animal of a species with these tags."""
-        taken = {agent.species for agent in self.cast}
-        species = [kind for kind, has in self.words.species.items() if has.issuperset(tags) and kind not in taken]
-        if not species:
-            raise Unfit("no such animal is free")
-        for _ in range(30):
+        species = _species_with(tags)
+        for _ in range(40):
             name, pronoun = self.pick(self.words.animal_names)
-            if name not in self.entities:
-                return self._join(self.words.animal(name, pronoun, self.pick(species)))
-        raise Unfit("no animal's name is free")
+            kind = self.pick(species)
+            if name not in self.entities and all(kind != other.species for other in self.cast):
+                return self._join(self.words.animal(name, pronoun, kind))
+        raise Unfit("no such animal is free")
 
     def somebody(self) -> Agent:
         """A child, or (where the hero is an animal) another animal: who would be this hero's friend."""
@@ -180,6 +182,14 @@ class World:
                 self.entities[found.key] = found
                 return found
         raise Unfit("no such small things are free")
+
+    def counted_kind(self, key: str) -> Countable:
+        """The small things of this name, for a plot that needs just these ("coins")."""
+        found = next((kind for kind in self.words.countables if kind.key == key), None)
+        if found is None or not self._new_noun(found.one) or not self._new_noun(found.key):
+            raise Unfit(f"{key} are no small things of words/countables.txt, or are in this story already")
+        self.entities[found.key] = found
+        return found
 
     def _new_noun(self, noun: str) -> bool:
         """Nouns of one story share no word, so that "the boat" is never two boats."""
@@ -235,6 +245,8 @@ class World:
         keys = {role: entity.key for role, entity in roles.items()}
         if self.strict or len(roles) < len(kind.roles):
             self._complete(kind, roles, keys)
+        if link == "day":
+            self._hour = None
         sentence = len(self.told)
         kind.apply(self.state, keys)
         self.events.append((name, keys, sentence))
@@ -276,8 +288,10 @@ class World:
 
     def realise(self, kind: Kind, roles: dict) -> str:
         """One way to say an event of a kind, without letting it happen."""
-        fitting = [phrasing for phrasing in kind.phrasings if not phrasing.distinct and phrasing.fits(roles)
+        fitting = [phrasing for phrasing in kind.phrasings if not phrasing.distinct and phrasing.fits(roles, {})
                    and all(role in roles for role in phrasing.named)]
+        if not fitting:
+            raise Unfit(f"no phrasing of {kind.name} suits {roles}")
         phrasing = self.pick(fitting)
         return self._text(self.pick(phrasing.variants), roles, "")
 
@@ -289,7 +303,7 @@ class World:
         for step in range(count):
             phrasing = phrasings[(start + step) % count]
             if ((alike and phrasing.distinct) or (linked and not phrasing.linkable)
-                    or (phrasing.conditions and not phrasing.fits(roles))
+                    or (phrasing.conditions and not phrasing.fits(roles, self.state))
                     or (phrasing.carried and any(self._before.get(role) is not roles[role]
                                                  for role in phrasing.carried))):
                 continue
@@ -301,18 +315,34 @@ class World:
 
     def _text(self, variant: Variant, roles: dict, link: str) -> str:
         extra = {}
-        for piece in variant.pieces:
-            if isinstance(piece, Slot) and piece.second:
-                n, kind = roles[piece.role].value, roles[piece.second]
-                extra[f"{piece.role}_{piece.second}"] = kind.counted[n]
-                extra[f"{piece.role}_{piece.second}_c"] = kind.counted_c[n]
+        for role, second in variant.counts:
+            n, kind = roles[role].value, roles[second]
+            extra[f"{role}_{second}"] = kind.counted[n]
+            extra[f"{role}_{second}_c"] = kind.counted_c[n]
         for number, name in enumerate(variant.free):
-            extra[f"_{number}"] = self.pick(word_lists()[name])
+            extra[f"_{number}"] = self._season(name) if name in SEASONS else (
+                self._time() if name == "time" else self.pick(word_lists()[name]))
         if extra:
             roles = {**roles, **extra}
         if link and variant.linked:
-            return f"{self.pick(links()[link])} {variant.linked.format_map(roles)}"
+            words = [word for word in links()[link] if word not in self._linked] or links()[link]
+            joint = self.pick(words)
+            self._linked.add(joint)
+            return f"{joint} {variant.linked.format_map(roles)}"
         return variant.first.format_map(roles)
+
+    def _season(self, name: str) -> str:
+        """The season, the same in the whole story and one that goes with the weather, as that list says it."""
+        if self._year is None:
+            sky = self.state.get(("weather", "sky"))
+            self._year = 3 if sky == "snow" else self.between(0, 2 if sky == "sun" else 3)
+        return word_lists()[name][self._year]
+
+    def _time(self) -> str:
+        """The time of day, the same until another day comes."""
+        if self._hour is None:
+            self._hour = self.pick(word_lists()["time"])
+        return self._hour
 
     # --- finishing ------------------------------------------------------------------------------------------------
 
@@ -345,30 +375,29 @@ def _kind(name: str) -> Kind:
         raise ValueError(f"no kind {name!r} in phrases/*.txt; near it: {near[:8]}") from None
 
 
-_THING_GROUPS: dict[tuple, list] = {}
-_PLACE_GROUPS: dict[tuple, list] = {}
+@cache
+def _species_with(tags: tuple[str, ...]) -> list[str]:
+    return [kind for kind, has in lexicon().species.items() if has.issuperset(tags)]
 
 
+@cache
+def _creatures_with(tags: tuple[str, ...]) -> list[Agent]:
+    return [creature for creature in lexicon().creatures if creature.tags.issuperset(tags)]
+
+
+@cache
 def _things_with(tags: tuple[str, ...], avoid: tuple[str, ...]) -> list[tuple[Thing, ...]]:
-    groups = _THING_GROUPS.get((tags, avoid))
-    if groups is None:
-        groups = _THING_GROUPS[tags, avoid] = [
-            group for group in lexicon().things
-            if group[0].tags.issuperset(tags) and not group[0].tags.intersection(avoid)]
+    groups = [group for group in lexicon().things
+              if group[0].tags.issuperset(tags) and not group[0].tags.intersection(avoid)]
     if not groups:
         raise ValueError(f"no thing has the tags {tags} without {avoid}: see words/things.txt")
     return groups
 
 
+@cache
 def _places_with(tags: tuple[str, ...], avoid: tuple[str, ...]) -> list[Place]:
-    groups = _PLACE_GROUPS.get((tags, avoid))
-    if groups is None:
-        groups = _PLACE_GROUPS[tags, avoid] = [place for place in lexicon().places if place.tags.issuperset(tags)
-                                               and not place.tags.intersection(avoid)]
+    groups = [place for place in lexicon().places
+              if place.tags.issuperset(tags) and not place.tags.intersection(avoid)]
     if not groups:
         raise ValueError(f"no place has the tags {tags} without {avoid}: see words/places.txt")
     return groups
-
-
-Plot = Callable[[World], None]
-__all__ = ["AGENT_ROLES", "CLASSES", "Event", "FEWEST_WORDS", "MOST_WORDS", "Plot", "Story", "Unfit", "World"]

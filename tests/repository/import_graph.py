@@ -15,6 +15,7 @@ from tests.support.repository import ROOT
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("threads", "extras", "files", "devices", "assets", "families", "protocols", "diagnosis", "model_files",
      "answer_checks", "judges", "tokenizing"),
+    ("storyworld.*",),  # imports nothing of the rest, and no torch
     ("text",),
     ("attention",),
     ("gpt",),

@@ -1,6 +1,7 @@
 """Plots about sharing, lending and promises."""
 
 from .. import scenes
+from ..subplots import chore
 from ..world import World
 from .registry import plot
 
@@ -26,7 +27,7 @@ def share_out(w: World) -> None:
     w.paragraph()
     w.tell("meet", a, b)
     w.tell("want_some", a, b, s)
-    w.tell("give_some", a, b, s, w.between(1, 3))
+    w.tell("give_some", a, b, s, w.between(1, min(3, w.get("count", a, s) - 1)))
     w.tell("feel_glad", b)
     w.paragraph()
     w.tell("go_together", a, b, w.place())
@@ -84,6 +85,10 @@ def promise(w: World) -> None:
     w.tell("go", a, w.place())
     scenes.aside(w, a)
     if w.chance(0.5):
+        if w.room(400) and w.chance(0.5):
+            c = w.helper()
+            w.tell("meet", a, c)
+            chore(w, a, c)
         w.tell("get_thing", a, t)
         scenes.feel(w, a, glad=True)
         w.paragraph()

@@ -1,6 +1,7 @@
 """Plots about things that get lost."""
 
 from .. import scenes
+from ..subplots import chore
 from ..world import World
 from .registry import plot
 
@@ -31,6 +32,8 @@ def lose_find(w: World) -> None:
     w.tell("ask_seen", a, b, t)
     hinted = w.chance(0.6)
     if hinted:
+        if w.room(500) and w.chance(0.6):
+            chore(w, a, b)
         w.tell("seen_hint", a, b, t, lost_at)
     else:
         w.tell("seen_not", a, b)

@@ -1,0 +1,97 @@
+"""Plots about a thief of buns, a stuck cart, fog, and changing places."""
+
+from .. import scenes
+from ..world import World
+from .registry import plot
+
+
+@plot("vanishing_food")
+def vanishing_food(w: World) -> None:
+    """Some of what was saved for the party is eaten in the night; two friends lie in wait for the thief."""
+    a, b = scenes.hero(w), w.somebody()
+    p = scenes.opening_two(w, a, b, w.place("house"))
+    s = w.counted("food")
+    w.tell("bake", a, p, s, w.between(7, 14))
+    scenes.aside_two(w, a, b)
+    w.paragraph()
+    w.tell("some_gone", a, s, w.between(2, 3), link="day" if w.chance(0.3) else "")
+    if w.chance(0.4):
+        w.tell("some_gone", a, s, w.between(1, 2))
+    scenes.feel(w, a, glad=False, share=0.4)
+    w.tell("lie_in_wait", a, b)
+    w.paragraph()
+    c = w.creature("walk", "small")
+    w.tell("thief_comes", a, b, c)
+    w.tell("why_stolen", a, c)
+    scenes.aside_two(w, a, b, share=0.3)
+    w.end("end_thief_fed", a, c, s)
+
+
+@plot("stuck_cart")
+def stuck_cart(w: World) -> None:
+    """Something heavy is stuck; one after another they pull, and the smallest makes the difference."""
+    a = scenes.hero(w)
+    scenes.opening(w, a)
+    u = w.thing("heavyload")
+    p = w.place("open", "wild") if w.chance(0.5) else w.place("farm", "open")
+    w.tell("stuck", a, u, p)
+    scenes.aside(w, a)
+    w.paragraph()
+    b = w.somebody()
+    w.tell("meet", a, b)
+    w.tell("pull_first", a, b, u)
+    if w.chance(0.8):
+        c = w.helper() if w.chance(0.5) else w.somebody()
+        w.tell("meet", b, c)
+        w.tell("pull_more", a, b, c, u)
+    scenes.aside_two(w, a, b, share=0.7)
+    scenes.feel(w, a, glad=False, share=0.5)
+    w.paragraph()
+    d = w.creature("small")
+    w.tell("last_pull", a, d, u)
+    scenes.feel(w, a, glad=True)
+    w.end("end_freed", a, b, d, u)
+
+
+@plot("fog_home")
+def fog_home(w: World) -> None:
+    """Fog takes the way from one friend; the other makes a noise to come home by."""
+    a, b = scenes.hero(w), w.somebody()
+    p = w.place("house")
+    scenes.opening_two(w, a, b, p)
+    t = w.thing("music", "loud")
+    w.tell("own", b, t)
+    if w.chance(0.6):
+        scenes.aside_two(w, a, b, share=1)
+    w.paragraph()
+    w.tell("go", a, w.place("open"))
+    w.tell("fog_falls", a, w.place("wild", "open"), link="then" if w.chance(0.2) else "")
+    for _ in range(w.between(1, 2)):
+        w.tell("fog_afraid", a)
+    w.paragraph()
+    w.tell("sound_signal", b, a, t)
+    w.tell("follow_sound", a, b, t)
+    scenes.feel(w, a, glad=True)
+    scenes.aside_two(w, a, b, share=0.4)
+    w.end("end_fog", a, b, t)
+
+
+@plot("change_places")
+def change_places(w: World) -> None:
+    """One sweeps and one cooks, until they change places for a day."""
+    a, b = scenes.hero(w), w.somebody()
+    scenes.opening_two(w, a, b, w.place("house"))
+    w.tell("job_of", a, b)
+    scenes.aside_two(w, a, b)
+    w.paragraph()
+    w.tell("change_jobs", a, b)
+    w.tell("cook_badly", a)
+    if w.chance(0.5):
+        w.tell("cook_badly", a)
+    w.tell("sweep_badly", b)
+    if w.room(300):
+        w.tell("sweep_badly", b)
+    scenes.feel(w, a, glad=False, share=0.5)
+    w.paragraph()
+    scenes.aside_two(w, b, a)
+    w.end("end_jobs", a, b)

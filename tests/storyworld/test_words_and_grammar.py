@@ -1,0 +1,160 @@
+"""The words, the rules and the phrasings: complete, and English."""
+
+import re
+
+import pytest
+
+from llmbook.storyworld import lint
+from llmbook.storyworld.grammar import Phrasing, Variant, alternatives, read_kinds
+from llmbook.storyworld.plots import all_plots
+from llmbook.storyworld.rules import RuleError, finds, parse_deed, parse_need
+from llmbook.storyworld.words import article, lexicon
+
+
+def test_the_world_is_as_large_as_promised():
+    words = lexicon()
+    assert len(words.things) >= 150
+    assert len(words.children) >= 60
+    assert {agent.he for agent in words.children} == {"she", "he"}
+    assert len(words.species) >= 40
+    assert len(words.places) >= 40
+    assert len(words.countables) >= 40
+    assert len(all_plots()) >= 40
+
+
+def test_no_two_things_agents_or_places_have_one_key():
+    words = lexicon()
+    for group in (words.people + words.creatures, [things[0] for things in words.things], words.places,
+                  words.countables):
+        keys = [item.key for item in group]
+        assert len(keys) == len(set(keys)), [key for key in keys if keys.count(key) > 1]
+    names = [agent.key for agent in words.people] + [name for name, _ in words.animal_names]
+    assert len(names) == len(set(names)), [name for name in names if names.count(name) > 1]
+
+
+def test_the_tables_have_no_fault_that_lint_knows():
+    assert lint.problems() == []
+
+
+@pytest.mark.parametrize("noun, expected", [
+    ("apple", "an apple"), ("kite", "a kite"), ("old hat", "an old hat"), ("useful hat", "a useful hat"),
+    ("one-eyed doll", "a one-eyed doll"), ("umbrella", "an umbrella"), ("enormous bear", "an enormous bear")])
+def test_articles(noun, expected):
+    assert article(noun) == expected
+
+
+def test_alternatives_are_all_of_them():
+    assert alternatives("a [b|c] d[ e|]") == ["a b d e", "a b d", "a c d e", "a c d"]
+
+
+KIND = """
+== give A B T
+needs: holder T = A
+does: holder T = B
+- {A} gave {T} to {B}.
+- "{T}?" said {A}. "{B.he} may have it."
+"""
+
+
+def test_slots_are_capitalised_where_a_sentence_begins():
+    mira, omar = (next(a for a in lexicon().people if a.key == name) for name in ("Mira", "the cobbler"))
+    kite = lexicon().things[0][0]
+    roles = {"A": omar, "B": mira, "T": kite}
+    kind = read_kinds(KIND, "test")[0]
+    first, second = (phrasing.variants[0] for phrasing in kind.phrasings)
+    assert first.first.format_map(roles) == "The cobbler gave the kite to Mira."
+    assert first.linked.format_map(roles) == "the cobbler gave the kite to Mira."
+    assert second.first.format_map(roles) == '"The kite?" said the cobbler. "She may have it."'
+    assert second.linked is None
+
+
+def test_pronouns_become_objects_and_names_where_grammar_wants_it():
+    mira = next(a for a in lexicon().people if a.key == "Mira")
+    seen = {"A": mira.pronoun_view}
+    for text, expected in [("{A} ran.", "She ran."), ('"No," said {A}.', '"No," said Mira.'),
+                           ("It came to {A}.", "It came to her."), ("After {A} had gone, it rained.",
+                                                                    "After she had gone, it rained."),
+                           ("It was {A's} hat.", "It was her hat."), ("It was {A's}.", "It was Mira's.")]:
+        assert Variant(text).first.format_map(seen) == expected
+
+
+@pytest.mark.parametrize("text, named", [("{A} saw <bird>s.", "touches a letter"), ("{X} ran.", "slot {X}"),
+                                         ("{A}xyz ran.", "touches a letter")])
+def test_a_phrasing_with_a_broken_slot_is_named(text, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        Variant(text)
+
+
+def test_a_slot_of_a_role_that_the_kind_lacks_is_named():
+    kind = read_kinds("== sit A\n- {A} sat {P.at}.\n", "test")[0]
+    with pytest.raises(ValueError, match="role P, which the kind has not"):
+        _ = kind.phrasings
+
+
+def test_a_line_that_is_nothing_is_named():
+    with pytest.raises(ValueError, match="'need: holder T = A' begins with none of"):
+        read_kinds("== sit A\nneed: holder T = A\n", "test")
+
+
+def test_a_role_that_is_not_said_is_found_by_a_need_or_carried():
+    kind = read_kinds(KIND, "test")[0]
+    assert Phrasing("{B} had {T}.", kind).carried == ()
+    assert Phrasing("{A} was glad.", kind).carried == ("B", "T")
+
+
+# --- the rules ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("need, state, keys, fine", [
+    ("holder T = A", {("holder", "kite"): "Mira"}, {"T": "kite", "A": "Mira"}, True),
+    ("holder T = A", {("holder", "kite"): "Omar"}, {"T": "kite", "A": "Mira"}, False),
+    ("holder T = A", {}, {"T": "kite", "A": "Mira"}, False),
+    ("holder T = A", {("holder", "kite"): "nobody"}, {"T": "kite"}, False),
+    ("broken T", {("broken", "kite"): True}, {"T": "kite"}, True), ("broken T", {}, {"T": "kite"}, False),
+    ("not broken T", {}, {"T": "kite"}, True), ("not broken T", {("broken", "kite"): True}, {"T": "kite"}, False),
+    ("M = N - K", {}, {"M": 3, "N": 5, "K": 2}, True), ("M = N - K", {}, {"M": 4, "N": 5, "K": 2}, False),
+    ("N > K", {}, {"N": 2, "K": 2}, False), ("N >= 2", {}, {"N": 2}, True),
+    ("not lies T = P", {("lies", "kite"): "mill"}, {"T": "kite", "P": "mill"}, False),
+    ("not lies T = P", {("lies", "kite"): "mill"}, {"T": "kite", "P": "barn"}, True),
+    ("together A B", {("place", "Mira"): "mill", ("place", "Omar"): "barn"}, {"A": "Mira", "B": "Omar"}, False),
+    ("together A B", {("place", "Mira"): "mill", ("place", "Omar"): "mill"}, {"A": "Mira", "B": "Omar"}, True),
+    ("weather sky = rain", {("weather", "sky"): "rain"}, {}, True),
+    ("weather sky = rain", {("weather", "sky"): "sun"}, {}, False), ("weather sky = rain", {}, {}, False),
+    ("together A B", {("place", "Mira"): "mill"}, {"A": "Mira", "B": "Omar"}, True)])
+def test_needs(need, state, keys, fine):
+    assert (parse_need(need)(state, dict(keys)) is None) is fine
+
+
+def test_an_open_role_takes_its_value_from_the_state():
+    keys = {"T": "kite"}
+    assert parse_need("holder T = A")({("holder", "kite"): "Mira"}, keys) is None
+    assert keys == {"T": "kite", "A": "Mira"}
+    keys = {"N": 5, "K": 2}
+    assert parse_need("M = N - K")({}, keys) is None
+    assert keys["M"] == 3
+    assert finds("holder T = A", {"T"}) == "A"
+    assert finds("holder T = A", {"A"}) is None
+
+
+@pytest.mark.parametrize("deed, keys, state", [
+    ("holder T = B", {"T": "kite", "B": "Omar"}, {("holder", "kite"): "Omar"}),
+    ("lost T", {"T": "kite"}, {("lost", "kite"): True, ("holder", "kite"): "Mira"}),
+    ("not holder T", {"T": "kite"}, {}),
+    ("count A S = N - K", {"A": "Mira", "S": "figs", "N": 5, "K": 2},
+     {("count", "Mira", "figs"): 3, ("holder", "kite"): "Mira"}),
+    ("weather sky = rain", {}, {("weather", "sky"): "rain", ("holder", "kite"): "Mira"}),
+    ("friends A B", {"A": "Mira", "B": "Omar"}, {("friends", "Mira", "Omar"): True, ("holder", "kite"): "Mira"})])
+def test_deeds(deed, keys, state):
+    world = {("holder", "kite"): "Mira"}
+    parse_deed(deed)(world, keys)
+    assert world == state
+
+
+@pytest.mark.parametrize("text", ["holder T ~ A", "A", "holder T = A B C"])
+def test_statements_that_are_none(text):
+    with pytest.raises(RuleError, match=re.escape(repr(text)) if text != "holder T = A B C" else "A B C"):
+        parse_need(text)
+
+
+def test_a_deed_that_compares_is_none():
+    with pytest.raises(RuleError, match="use ="):
+        parse_deed("count A S > 3")

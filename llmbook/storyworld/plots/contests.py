@@ -33,12 +33,12 @@ def contest(w: World) -> None:
     w.tell("points", a, t, n)
     w.paragraph()
     if n == k:
-        w.end("end_tied", a, b, t, u, n)
+        w.end("end_points_tied", a, b, t, u, n)
     elif n > k:
         scenes.feel(w, a, glad=True)
-        w.end("end_won", a, b, t, u)
+        w.end("end_points_won", a, b, t, u)
     else:
-        w.end("end_won", b, a, u, t)
+        w.end("end_points_won", b, a, u, t)
 
 
 @scenes.subplot("lesson")

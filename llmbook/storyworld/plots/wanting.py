@@ -90,7 +90,7 @@ def earn_coins(w: World, a: Agent, s: Countable, k: int) -> None:
     """`a` goes somewhere to work and earns `k` coins."""
     p = w.place("farm") if w.chance(0.5) else w.place("shop")
     w.tell("go", a, p)
-    w.tell("earn", a, s, p, k)
+    w.tell("earn_at", a, s, p, k)
 
 
 @plot("saving_up")
@@ -102,7 +102,7 @@ def saving_up(w: World) -> None:
     t = w.thing("gift", avoid=("food", "light"))
     n = w.between(9, 30)
     missing = w.between(4, min(9, n - 4))
-    w.tell("price", a, t, n)
+    w.tell("price_in_window", a, t, n)
     w.tell("saved", a, t, s, n - missing)
     w.paragraph()
     first = w.between(2, missing - 2)
@@ -116,7 +116,7 @@ def saving_up(w: World) -> None:
         scenes.feel(w, a, glad=True)
     if w.chance(0.5):
         w.paragraph()
-        w.tell("buy", a, t, s)
+        w.tell("buy_saved", a, t, s)
         scenes.feel(w, a, glad=True)
         w.end("end_bought", a, t, s)
     else:

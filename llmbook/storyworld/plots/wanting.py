@@ -15,7 +15,7 @@ def pull_at(w: World, a: Agent, b: Agent, t: Thing) -> None:
     else:
         w.tell("tug", a, b, t)
         if w.room(300):
-            w.tell("argue", b, a, t)
+            w.tell("argue", a, b, t)
 
 
 @plot("same_thing")

@@ -177,8 +177,8 @@ class Phrasing:
 
     def fits(self, roles: dict, state: rules.State) -> bool:
         """Whether the phrasing may be used of these: the tags in brackets, and who must be indoors or outdoors."""
-        return all((tag in roles[role].tags) is wanted if tag not in rules.SIDES else
-                   rules.is_side(state, roles[role].key, tag) for role, tag, wanted in self.conditions)
+        return all((rules.is_side(state, roles[role].key, tag) if tag in rules.SIDES and role in AGENT_ROLES else
+                    tag in roles[role].tags) is wanted for role, tag, wanted in self.conditions)
 
 
 class Kind:

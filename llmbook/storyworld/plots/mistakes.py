@@ -157,3 +157,39 @@ def said_in_anger(w: World) -> None:
     w.tell("made_up", b, a)
     w.tell("mend_together", a, b, t)
     w.end("end_never", a, b, t)
+
+
+@plot("joke_goes_wrong")
+def joke_goes_wrong(w: World) -> None:
+    """Somebody hides a friend's dear thing for fun; then it is gone, or the friend is; both are put right."""
+    a, b = scenes.hero(w), w.somebody()
+    p = scenes.opening_two(w, a, b, w.place("open", "start"))
+    t = w.thing("carry", avoid=("food", "heavy"))
+    if w.chance(0.4):
+        w.tell("gift_from", b, t, w.helper())
+    else:
+        w.tell("own", b, t)
+    w.tell("hide_joke", a, b, t, p)
+    w.tell("giggle", a, b, t)
+    q = w.place()
+    w.tell("search_upset", b, t, q)
+    w.paragraph()
+    gone = w.chance(0.5)
+    w.tell("joke_gone" if gone else "still_there", a, t, p)
+    w.tell("feel_silly", a, b)
+    w.paragraph()
+    w.tell("come_to", a, b, q)
+    w.tell("joke_confess", a, b, t)
+    if gone:
+        if w.chance(0.5):
+            w.tell("sorry", a, b)
+            w.tell("joke_returned", a, b, t)
+        else:
+            w.tell("joke_returned", a, b, t)
+            w.tell("sorry", a, b)
+        scenes.feel(w, b, glad=True)
+    else:
+        w.tell("give_back", a, b, t)
+        w.tell("sorry", a, b)
+    w.tell("made_up", b, a)
+    w.end("end_joke", a, b, t)

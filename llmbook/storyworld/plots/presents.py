@@ -46,3 +46,32 @@ def secret_present(w: World) -> None:
     else:
         w.tell("feel_glad", b)
         w.end("end_present", b, a, t)
+
+
+@plot("surprise_party")
+def surprise_party(w: World) -> None:
+    """Somebody plans a party in secret, lacks some candles, and gets them from one who can hardly keep quiet."""
+    a, b = scenes.hero(w), w.somebody()
+    p = scenes.opening_two(w, a, b, w.place("open"))
+    n = w.between(5, 11)
+    w.tell("tomorrow_turns", b, n)
+    scenes.aside_two(w, a, b)
+    w.paragraph()
+    q = w.place("house")
+    w.tell("go", a, q)
+    w.tell("plan_party", a, b, n)
+    m = w.between(2, n - 2)
+    w.tell("count_candles", a, n, n - m, m)
+    w.paragraph()
+    c = w.somebody() if w.chance(0.5) else w.helper()
+    w.tell("go", a, w.place("indoors", avoid=("house",)))
+    w.tell("meet", a, c)
+    w.tell("candles_from", c, a, m)
+    w.tell("swear_secret", c, a, b)
+    if w.chance(0.6):
+        w.tell("go_together", a, c, p)
+        w.tell("almost_told", c, a, b)
+    w.paragraph()
+    w.tell("party_starts", a, b, c, n, q)
+    scenes.feel(w, b, glad=True)
+    w.end("end_surprise", a, b, c, n)

@@ -1,7 +1,7 @@
 """Plots about wanting: two want one thing, a wish is spent on somebody else, coins are saved for something."""
 
 from .. import scenes
-from ..words import Agent, Thing
+from ..words import Agent, Countable, Thing
 from ..world import World
 from .registry import plot
 
@@ -15,7 +15,7 @@ def pull_at(w: World, a: Agent, b: Agent, t: Thing) -> None:
     else:
         w.tell("tug", a, b, t)
         if w.room(300):
-            w.tell("argue", b, a, t)
+            w.tell("argue", a, b, t)
 
 
 @plot("same_thing")
@@ -65,7 +65,7 @@ def wish_for_friend(w: World) -> None:
     w.tell("long_for", a, t)
     w.tell("wish_legend", p)
     w.paragraph()
-    w.tell("set_out_by", a, p, w.place())
+    w.tell("set_out_by", a, p, w.place("open"))
     b = w.somebody()
     w.tell("meet", a, b)
     u = w.thing("carry", "gift", avoid=("food",))
@@ -83,3 +83,50 @@ def wish_for_friend(w: World) -> None:
         w.end("end_wish_both", a, b, t, u)
     else:
         w.end("end_wish", a, b, t, u)
+
+
+@scenes.subplot("earn_coins")
+def earn_coins(w: World, a: Agent, s: Countable, k: int) -> None:
+    """`a` goes somewhere to work and earns `k` coins."""
+    p = w.place("farm") if w.chance(0.5) else w.place("shop")
+    w.tell("go", a, p)
+    w.tell("earn_at", a, s, p, k)
+
+
+@plot("saving_up")
+def saving_up(w: World) -> None:
+    """Somebody saves coins for a thing, works, buys it, or gives the coins to one who needs them more."""
+    a = scenes.hero(w)
+    scenes.opening(w, a)
+    s = w.counted("money")
+    t = w.thing("gift", avoid=("food", "light"))
+    n = w.between(9, 30)
+    missing = w.between(4, min(9, n - 4))
+    w.tell("price_in_window", a, t, n)
+    w.tell("saved", a, t, s, n - missing)
+    w.paragraph()
+    first = w.between(2, missing - 2)
+    if w.chance(0.5):
+        earn_coins(w, a, s, first)
+        scenes.aside(w, a)
+        w.paragraph()
+        earn_coins(w, a, s, missing - first + w.between(1, 3))
+    else:
+        earn_coins(w, a, s, missing + w.between(1, 3))
+        scenes.feel(w, a, glad=True)
+    if w.chance(0.5):
+        w.paragraph()
+        w.tell("buy_saved", a, t, s)
+        scenes.feel(w, a, glad=True)
+        w.end("end_bought", a, t, s)
+    else:
+        b = w.somebody()
+        w.paragraph()
+        w.tell("meet", a, b)
+        k = w.between(3, min(9, n - 2))
+        w.tell("in_need", b, a, s, k)
+        w.tell("give_coins", a, b, s, k)
+        scenes.feel(w, b, glad=True)
+        w.paragraph()
+        w.tell("repay", b, a, t)
+        w.end("end_repaid", a, b, t)

@@ -1,0 +1,58 @@
+"""Plots about friends: somebody is jealous of a new one, somebody is new, somebody is taught a thing."""
+
+from .. import scenes
+from ..world import World
+from .registry import plot
+
+
+@plot("new_friend")
+def new_friend(w: World) -> None:
+    """A friend finds another friend; the first one is jealous, until the secret sign is heard."""
+    a, b = scenes.hero(w), w.somebody()
+    p = scenes.opening_two(w, a, b, w.place("open"))
+    w.tell("have_sign", a, b, w.between(2, 7))
+    scenes.aside_two(w, a, b)
+    c = w.somebody()
+    w.paragraph()
+    w.tell("new_friend", a, b, c)
+    w.tell("left_out", a, b, c)
+    q = w.place()
+    w.tell("slip_away", a, q)
+    w.paragraph()
+    scenes.aside(w, a)
+    w.tell("miss", a, b)
+    scenes.feel(w, a, glad=False)
+    w.tell("hear_sign", a, b, c)
+    w.tell("speak_for", c, a, b)
+    w.paragraph()
+    w.tell("join_three", a, c, b, p)
+    w.end("end_three", a, b, c)
+
+
+@plot("newcomer")
+def newcomer(w: World) -> None:
+    """Somebody is new and silent; the hero laughs at the new one or tries to make friends, and is shown a dear thing."""
+    a = scenes.hero(w)
+    scenes.opening(w, a, w.place("open"))
+    scenes.aside(w, a, share=0.3)
+    b = w.somebody()
+    w.tell("newcomer", a, b)
+    w.tell("silent", b, a)
+    unkind = w.chance(0.5)
+    if unkind:
+        w.tell("laugh_at", a, b)
+        q = w.place("open")
+        w.tell("walk_off_sad", b, a, q)
+        w.paragraph()
+        w.tell("feel_silly", a, b)
+        w.tell("come_to", a, b, q)
+        w.tell("sorry", a, b)
+    else:
+        w.tell("try_hello", a, b, w.between(3, 9))
+    w.paragraph()
+    w.tell("break_ice", a, b)
+    t = w.thing("carry", "gift", avoid=("food",))
+    w.tell("show_own", b, a, t)
+    w.tell("play_own", a, b, t)
+    scenes.feel(w, a, glad=True)
+    w.end("end_new", a, b, t)

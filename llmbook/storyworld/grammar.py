@@ -219,6 +219,7 @@ class Kind:
         once = [f"not known {role}" for role in self.roles if role in new]  # nobody is introduced twice
         self.needs_text = known + once + self.needs_text
         self.new = new
+        self.opens = self.name.startswith("open_") and not old_agents  # a story's first sentence
         placed = {text.split()[1] for text in self.does_text if text.startswith("place ")}
         self.arrives = [role for role in self.agents if role in new and role not in placed
                         and old_agents and not self.apart]

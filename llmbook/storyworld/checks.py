@@ -143,7 +143,7 @@ def _read_unit(unit: Unit, number: int, world: _Simulation, report: Report) -> N
     (problems, keys), said = min(tried, key=lambda entry: len(entry[0][0]))
     if said.kind.startswith("end_") and report.ending:
         problems.append(("contradiction", "the story had ended already"))
-    if said.kind.startswith("open_") and number:
+    if all_kinds()[said.kind].opens and number:
         problems.append(("contradiction", "the story had begun already"))
     report.problems += [Problem(kind, message, number) for kind, message in problems]
     report.events.append(Event(said.kind, keys, number))

@@ -26,6 +26,12 @@ def _matters(kind: Kind, role: str) -> bool:
                for text in kind.needs_text if " = " in text or len(text.split()) > 2)
 
 
+def _has_owner(kind: Kind) -> bool:
+    """Whether a need says in whose hands, or whose, a thing is: then two people cannot change places."""
+    return any(words[0] in ("holder", "owner") and words[-1] in AGENT_ROLES
+               for words in map(str.split, kind.needs_text))
+
+
 def _join(story: Story, changed: dict[int, str | None]) -> str:
     """The story with some sentences replaced or (None) left out."""
     pieces, position = [], 0
@@ -56,8 +62,7 @@ def _owners_swapped(story: Story, rng: random.Random) -> Damaged | None:
         kind = all_kinds()[event.kind]
         agents = [event.roles[role] for role in kind.agents if role in event.roles]
         sentence = story.sentences[event.sentence]
-        about_thing = any(role in THING_ROLES for role in kind.roles)
-        if about_thing and len(agents) == 2 and all(name in sentence for name in agents) and _matters(kind, "A"):
+        if _has_owner(kind) and len(agents) == 2 and all(name in sentence for name in agents):
             choices.append((event.sentence, sentence, agents))
     if not choices:
         return None

@@ -177,8 +177,8 @@ class Phrasing:
 
     def fits(self, roles: dict, state: rules.State) -> bool:
         """Whether the phrasing may be used of these: the tags in brackets, and who must be indoors or outdoors."""
-        return all((tag in roles[role].tags) is wanted if tag not in rules.SIDES else
-                   rules.is_side(state, roles[role].key, tag) for role, tag, wanted in self.conditions)
+        return all((rules.is_side(state, roles[role].key, tag) if tag in rules.SIDES and role in AGENT_ROLES else
+                    tag in roles[role].tags) is wanted for role, tag, wanted in self.conditions)
 
 
 class Kind:
@@ -219,6 +219,7 @@ class Kind:
         once = [f"not known {role}" for role in self.roles if role in new]  # nobody is introduced twice
         self.needs_text = known + once + self.needs_text
         self.new = new
+        self.opens = self.name.startswith("open_") and not old_agents  # a story's first sentence
         placed = {text.split()[1] for text in self.does_text if text.startswith("place ")}
         self.arrives = [role for role in self.agents if role in new and role not in placed
                         and old_agents and not self.apart]

@@ -124,6 +124,39 @@ def test_needs(need, state, keys, fine):
     assert (parse_need(need)(state, dict(keys)) is None) is fine
 
 
+def test_roofs_are_known():
+    need = parse_need("indoors A")
+    assert need({("place", "Mira"): "kitchen"}, {"A": "Mira"}) is None
+    assert "not indoors" in need({("place", "Mira"): "meadow"}, {"A": "Mira"})
+    assert need({}, {"A": "Mira"}) is None  # nobody knows where she is
+    assert parse_need("outdoors A")({("place", "Mira"): "meadow"}, {"A": "Mira"}) is None
+    assert parse_need("outdoors A")({("place", "Mira"): "kitchen"}, {"A": "Mira"}) is not None
+
+
+def test_needs_are_looked_at_again_once_a_role_is_found():
+    kind = read_kinds("== nod A T B\nneeds: thanked B A; owner T = B\n- {A} nodded at {T}.", "test")[0]
+    state = {("known", "Mira"): True, ("known", "kite"): True, ("known", "Omar"): True, ("owner", "kite"): "Omar"}
+    assert kind.missing(state, {"A": "Mira", "T": "kite"}) == ["thanked Omar Mira is not so"]
+    state["thanked", "Omar", "Mira"] = True
+    keys = {"A": "Mira", "T": "kite"}
+    assert kind.missing(state, keys) == []
+    assert keys["B"] == "Omar"
+
+
+def test_a_phrasing_for_indoors_is_not_used_under_the_sky():
+    kind = read_kinds("== sit A\n- (A indoors) {A} sat by the stove.\n- (A named) {A} sat.", "test")[0]
+    mira = next(a for a in lexicon().people if a.key == "Mira")
+    inside, anywhere = kind.phrasings
+    assert not inside.fits({"A": mira}, {("place", "Mira"): "meadow"})
+    assert inside.fits({"A": mira}, {("place", "Mira"): "kitchen"})
+    assert anywhere.fits({"A": mira}, {("place", "Mira"): "meadow"})
+    kind = read_kinds("== rain P\n- (P not indoors) It rained {P.at}.\n- (P indoors) Rain beat on the roof {P.at}.", "test")[0]
+    kitchen, meadow = (next(p for p in lexicon().places if p.key == key) for key in ("kitchen", "meadow"))
+    wet, dry = kind.phrasings
+    assert wet.fits({"P": meadow}, {}) and not wet.fits({"P": kitchen}, {})
+    assert dry.fits({"P": kitchen}, {}) and not dry.fits({"P": meadow}, {})
+
+
 def test_an_open_role_takes_its_value_from_the_state():
     keys = {"T": "kite"}
     assert parse_need("holder T = A")({("holder", "kite"): "Mira"}, keys) is None

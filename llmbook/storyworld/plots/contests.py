@@ -76,3 +76,26 @@ def teaching(w: World) -> None:
         w.end("end_taught_tries", a, b, t)
     else:
         w.end("end_taught", a, b, t)
+
+
+@plot("boasting")
+def boasting(w: World) -> None:
+    """Somebody boasts, is taken at the word, owns up, and learns in time to do it."""
+    a, b = scenes.hero(w), w.somebody()
+    p = scenes.opening_two(w, a, b, w.place("open"))
+    t = w.thing("learn")
+    w.tell("boast", a, b, t)
+    w.tell("take_at_word", b, a, t)
+    w.paragraph()
+    w.tell("go", a, w.place())
+    scenes.aside(w, a, share=0.4)
+    w.tell("come_to", a, b, p, link="day" if w.chance(0.4) else "")
+    w.tell("admit_boast", a, b, t)
+    w.tell("offer_lesson", b, a, t)
+    w.paragraph()
+    w.tell("first_try", a, t)
+    if w.room(350):
+        w.tell("patience", b, a)
+    w.tell("succeed", a, b, t)
+    w.tell("perform", a, b, t)
+    w.end("end_boast", a, b, t)

@@ -193,3 +193,49 @@ def joke_goes_wrong(w: World) -> None:
         w.tell("sorry", a, b)
     w.tell("made_up", b, a)
     w.end("end_joke", a, b, t)
+
+
+@plot("broken_window")
+def broken_window(w: World) -> None:
+    """A thing flies through a window; its owner runs away, comes back, and works for the pane."""
+    a = scenes.hero(w)
+    p = scenes.opening(w, a, w.place("start", "open"))
+    t = w.thing("carry", "toy", avoid=("light", "soft", "music", "wear"))
+    if w.chance(0.4):
+        w.tell("gift_from", a, t, w.helper())
+    else:
+        w.tell("own", a, t)
+    scenes.aside(w, a)
+    w.tell("kick_far", a, t, p)
+    w.paragraph()
+    w.tell("run_off", a, w.place())
+    scenes.aside(w, a)
+    w.tell("think_window", a, t)
+    w.paragraph()
+    b = w.helper()
+    q = w.place("farm", avoid=("indoors",)) if w.chance(0.5) else w.place("town", "open")
+    w.tell("go_confess", a, b, t, q)
+    w.tell("window_price", b, a, w.between(2, 9))
+    w.paragraph()
+    w.tell("do_work", a, b)
+    scenes.aside_two(w, a, b)
+    w.end("end_window", a, b, t)
+
+
+@plot("pretend_ill")
+def pretend_ill(w: World) -> None:
+    """Somebody pretends to be ill so as not to have to help, is nursed, and jumps up."""
+    a, b = scenes.hero(w), w.somebody()
+    scenes.opening_two(w, a, b, w.place("house"))
+    scenes.aside_two(w, a, b, share=0.3)
+    w.tell("big_job", b, a, w.between(5, 14))
+    w.tell("pretend_ill", a, b)
+    w.paragraph()
+    w.tell("nurse", b, a)
+    if w.room(400):
+        scenes.aside(w, a)
+    w.tell("watch_work", a, b)
+    w.paragraph()
+    w.tell("jump_up", a, b)
+    make_up(w, a, b)
+    w.end("end_pretend", a, b)

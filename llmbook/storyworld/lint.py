@@ -2,6 +2,7 @@
 
 from .grammar import AGENT_ROLES, THING_ROLES, Kind, Slot, all_kinds
 from .reading import tree
+from .rules import roles_in
 
 FEWEST_PHRASINGS = 12
 
@@ -20,6 +21,8 @@ def _of_kind(kind: Kind) -> list[str]:
         found.append(f"{len(kind.texts)} phrasings, fewer than {FEWEST_PHRASINGS}")
     if len(set(kind.texts)) < len(kind.texts):
         found.append("a phrasing stands twice")
+    stray = sorted({role for text in kind.needs_text + kind.does_text for role in roles_in(text)} - set(kind.roles))
+    found += [f"role {role} stands in a statement, but not among the roles of the kind" for role in stray]
     found += [f"not ASCII: {text!r}" for text in kind.texts if not text.isascii()]
     found += [f"does not end a sentence: {text!r}" for text in kind.texts if text.rstrip('"')[-1] not in ".!?"]
     found += [f"odd number of quotation marks: {text!r}" for text in kind.texts if text.count('"') % 2]

@@ -52,6 +52,13 @@ class Story:
         self.state = world.state
         self.seed = world.seed
 
+    @property
+    def prompt(self) -> dict[str, object]:
+        """What a story like this one could be asked to have: `check(text, prompt=story.prompt)` says whether it does."""
+        last = self.facts[-1].roles.values()
+        return {"names": [key for key in self.cast if key in last or key == self.hero],
+                "things": [key for key in self.things if key in last], "ending": self.ending}
+
     def __repr__(self) -> str:
         return f"Story({self.seed!r}, {self.plots[0]}, {self.hero}: {self.text[:40]!r}...)"
 

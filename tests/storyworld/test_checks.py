@@ -121,6 +121,12 @@ def test_asked_for_elements():
         assert [problem.kind for problem in check(text, prompt=asked).problems] == ["missing"]
 
 
+def test_a_story_has_what_its_own_prompt_asks_for():
+    first, other = one_story(62), one_story(63)
+    assert check(first, prompt=first.prompt).consistent
+    assert not check(other, prompt=first.prompt).consistent
+
+
 def test_facts_that_are_not_told_are_missing():
     story = one_story(61)
     shorter = story.text.replace(story.sentences[-2], "")

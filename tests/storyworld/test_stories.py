@@ -128,6 +128,13 @@ def test_each_plot_obeys_the_needs_of_its_events(plot):
     assert len({story.text for story in found}) == len(found)
 
 
+def test_a_strict_world_tells_the_same():
+    for index in range(150):
+        loose, strict = one_story(32, index), one_story(32, index, strict=True)
+        assert loose.text == strict.text
+        assert loose.facts == strict.facts
+
+
 def test_a_strict_world_refuses_what_it_does_not_allow():
     world = World(1, strict=True)
     mira, place = world.child(), world.place("open")

@@ -64,7 +64,7 @@ def race(w: World) -> None:
         w.end("end_won", b, a)
     else:
         w.tell("take_lead", b, a)
-        w.tell("take_lead", a, b, link="but")
+        w.tell("take_lead", a, b)
         scenes.aside(w, a)
         w.tell("keep_running", a, b)
         w.paragraph()

@@ -106,7 +106,7 @@ def stage_fright(w: World) -> None:
     """Somebody plays in front of everybody, gets stuck, and is helped by a friend who hums."""
     a, b = scenes.hero(w), w.somebody()
     scenes.opening_two(w, a, b)
-    t = w.thing("learn", "music")
+    t = w.thing("learn", "music", avoid=("toy",))
     w.tell("must_play", a, b, t, w.between(2, 9))
     scenes.aside_two(w, a, b)
     w.paragraph()

@@ -67,7 +67,7 @@ class Variant:
         if touching:
             raise ValueError(f"{text!r}: at {touching[0]!r} a slot touches a letter; for plurals take <birds>, {{S}}")
         self.pieces = [_piece(part, *around) for part, *around in _parts(text) if part]
-        self.free = [piece[1] for piece in self.pieces if isinstance(piece, tuple)]
+        self.free = list(dict.fromkeys(piece[1] for piece in self.pieces if isinstance(piece, tuple)))
         self.counts = [(piece.role, piece.second) for piece in self.pieces if isinstance(piece, Slot) and piece.second]
         self.first = self._format(True)
         head = self.pieces[0]
@@ -75,15 +75,13 @@ class Variant:
         self.linked = self._format(False) if linkable else None
 
     def _format(self, capital: bool) -> str:
-        out, free = [], 0
-        text = ""
+        out, text = [], ""
         for piece in self.pieces:
             raised = (capital and not text.strip('"')) or _begins(text)
             if isinstance(piece, str):
                 shown = _raise(piece) if raised else piece
             elif isinstance(piece, tuple):
-                shown = f"{{_{free}}}"
-                free += 1
+                shown = f"{{_{piece[1]}}}"  # a list that stands twice in a phrasing gives one word
             elif piece.second:
                 shown = f"{{{piece.role}_{piece.second}{'_c' if raised else ''}}}"
             else:
@@ -251,7 +249,7 @@ class Kind:
         for role in self.arrives:
             here = next((state[place] for other in self.agents if other not in self.new
                          and (place := ("place", keys.get(other))) in state), None)
-            if here is not None:
+            if here is not None and role in keys:
                 state["place", keys[role]] = here
 
     def missing(self, state: rules.State, keys: rules.Keys) -> list[str]:

@@ -326,8 +326,8 @@ class World:
             n, kind = roles[role].value, roles[second]
             extra[f"{role}_{second}"] = kind.counted[n]
             extra[f"{role}_{second}_c"] = kind.counted_c[n]
-        for number, name in enumerate(variant.free):
-            extra[f"_{number}"] = self._season(name) if name in SEASONS else (
+        for name in variant.free:
+            extra[f"_{name}"] = self._season(name) if name in SEASONS else (
                 self._time() if name == "time" else self.pick(word_lists()[name]))
         if extra:
             roles = {**roles, **extra}

@@ -2,6 +2,7 @@
 
 from .. import scenes
 from ..world import World
+from .contests import lesson
 from .registry import plot
 
 
@@ -51,8 +52,13 @@ def newcomer(w: World) -> None:
         w.tell("try_hello", a, b, w.between(3, 9))
     w.paragraph()
     w.tell("break_ice", a, b)
-    t = w.thing("carry", "gift", avoid=("food",))
+    taught = w.chance(0.35)
+    t = w.thing("learn", "carry") if taught else w.thing("carry", "gift", avoid=("food",))
     w.tell("show_own", b, a, t)
+    if taught:
+        lesson(w, a, b, t)
+        w.end("end_taught", a, b, t) if w.get("tries", b) is None else w.end("end_taught_tries", a, b, t)
+        return
     w.tell("play_own", a, b, t)
     scenes.feel(w, a, glad=True)
     w.end("end_new", a, b, t)

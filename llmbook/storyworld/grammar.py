@@ -30,9 +30,11 @@ _SAID = re.compile(r"\b(?:said|asked|cried|called|whispered|answered|shouted|rep
                    r"announced|insisted|offered|suggested|warned|yelled|murmured|exclaimed|chuckled|"
                    r"puffed|panted|sniffed|squeaked|decided) $")
 # after these words a name is an object, so the pronoun is "him" or "her"
-_OBJECT = re.compile(r"\b(?:to|for|with|from|at|of|beside|behind|towards|about|like|on|by|past|round|near|into|over|"
-                     r"after|taken|gave|given|handed|told|let|helped|thanked|hugged|lent|sent|showed|taught|made|"
-                     r"brought|offered|met|found|saw|followed|took|against|without|around|under|before) $")
+_OBJECT = re.compile(r"\b(?:to|with|from|at|of|beside|behind|towards|about|on|by|past|round|near|into|over|without|around|"
+                     r"under|against|taken|gave|given|handed|let|helped|thanked|hugged|lent|sent|showed|taught|brought|"
+                     r"offered|met|followed|took) $")
+# after these it may be one: "after her", but "after she had gone"
+_PERHAPS = re.compile(r"\b(?:for|like|after|before|told|made|found|saw) $")
 _PAST = ("had was were could would should might must did went got ran came said saw knew put took found gave made thought "
          "felt held stood sat lay kept told left lost met heard let set hid fell flew began sang ate drank slept woke "
          "wrote read rode drew grew threw blew shook spoke broke chose bit hit hurt cut shut caught taught bought brought "
@@ -121,13 +123,15 @@ def _piece(part: str, before: str, after: str):
     _, role, form, genitive, second = match.groups()
     if second:
         return Slot(role, "counted", second)
-    if genitive:  # before a comma or full stop "Mira's" stands for the thing, where a pronoun would be "hers"
-        return Slot(role, "ng" if not after.startswith(" ") else "g")
+    if genitive:  # where no noun follows, "Mira's" stands for the thing, and a pronoun would have to be "hers"
+        return Slot(role, "g" if after.startswith(" ") and not _CLAUSE.match(after) else "ng")
     form = form or _DEFAULT[CLASSES[role]]
     if form in ("s", "o") and (after.startswith(", who") or _SAID.search(before) and form == "s"):
         form = "n"
+    elif form == "s" and _OBJECT.search(before):
+        form = "o"
     elif form == "s" and not _CLAUSE.match(after):  # nothing says that it is a subject: no "she" unless it leads
-        form = "o" if _OBJECT.search(before) else "s" if not before or _begins(before) else "n"
+        form = "o" if _PERHAPS.search(before) else "s" if not before or _begins(before) else "n"
     return Slot(role, form)
 
 

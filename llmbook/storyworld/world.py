@@ -54,7 +54,7 @@ class Story:
 
     @property
     def prompt(self) -> dict[str, object]:
-        """What a story like this one could be asked to have: `check(text, prompt=story.prompt)` says whether it does."""
+        """What could be asked of a story like this one: `check(text, prompt=story.prompt)` says whether it has it."""
         last = self.facts[-1].roles.values()
         return {"names": [key for key in self.cast if key in last or key == self.hero],
                 "things": [key for key in self.things if key in last], "ending": self.ending}

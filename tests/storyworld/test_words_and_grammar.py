@@ -74,7 +74,11 @@ def test_pronouns_become_objects_and_names_where_grammar_wants_it():
     for text, expected in [("{A} ran.", "She ran."), ('"No," said {A}.', '"No," said Mira.'),
                            ("It came to {A}.", "It came to her."), ("After {A} had gone, it rained.",
                                                                     "After she had gone, it rained."),
-                           ("It was {A's} hat.", "It was her hat."), ("It was {A's}.", "It was Mira's.")]:
+                           ("It was {A's} hat.", "It was her hat."), ("It was {A's}.", "It was Mira's."),
+                           ("The one in front of {A} was red.", "The one in front of her was red."),
+                           ("In {A's} was a hat.", "In Mira's was a hat."), ("The fog hid {A}.", "The fog hid Mira."),
+                           ("So {A} never knew.", "So she never knew."), ("It hit {A}, who ran.", "It hit Mira, who ran."),
+                           ("Somebody made {A} laugh.", "Somebody made her laugh.")]:
         assert Variant(text).first.format_map(seen) == expected
 
 
@@ -150,7 +154,8 @@ def test_a_phrasing_for_indoors_is_not_used_under_the_sky():
     assert not inside.fits({"A": mira}, {("place", "Mira"): "meadow"})
     assert inside.fits({"A": mira}, {("place", "Mira"): "kitchen"})
     assert anywhere.fits({"A": mira}, {("place", "Mira"): "meadow"})
-    kind = read_kinds("== rain P\n- (P not indoors) It rained {P.at}.\n- (P indoors) Rain beat on the roof {P.at}.", "test")[0]
+    kind = read_kinds("== rain P\n- (P not indoors) It rained {P.at}.\n- (P indoors) Rain beat on the roof {P.at}.",
+                      "test")[0]
     kitchen, meadow = (next(p for p in lexicon().places if p.key == key) for key in ("kitchen", "meadow"))
     wet, dry = kind.phrasings
     assert wet.fits({"P": meadow}, {}) and not wet.fits({"P": kitchen}, {})

@@ -4,6 +4,7 @@ from .. import scenes
 from ..words import Agent
 from ..world import World
 from .registry import plot
+from .strangers import stranger
 
 
 @scenes.subplot("make_up")
@@ -212,7 +213,7 @@ def broken_window(w: World) -> None:
     scenes.aside(w, a)
     w.tell("think_window", a, t)
     w.paragraph()
-    b = w.helper()
+    b = stranger(w)
     q = w.place("farm", avoid=("indoors",)) if w.chance(0.5) else w.place("town", "open")
     w.tell("go_confess", a, b, t, q)
     w.tell("window_price", b, a, w.between(2, 9))

@@ -3,6 +3,7 @@
 from .. import scenes
 from ..world import World
 from .registry import plot
+from .strangers import stranger
 
 
 @plot("wrong_parcel")
@@ -17,7 +18,7 @@ def wrong_parcel(w: World) -> None:
     w.tell("open_parcel", a, t)
     if w.chance(0.7):
         w.tell("enjoy_parcel", a, t)
-    b = w.somebody() if w.chance(0.6) else w.helper()
+    b = w.somebody() if w.chance(0.6) else stranger(w)
     w.tell("see_label", a, b, t)
     if w.chance(0.6):
         w.tell("tempted", a, b, t)

@@ -50,7 +50,7 @@ def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def encode_array(text: str, tokenizer: Tokenizer) -> np.ndarray:
-    """As `encode_text`, an array (n,) of integers: tiktoken hands its ids over as one block, with no object for each."""
+    """As `encode_text`, an array (n,) of integers: tiktoken hands them over as one block, with no object for each."""
     utf8(text)
     if isinstance(tokenizer, tiktoken.Encoding) and not _has_long_space(text):
         return tokenizer.encode_to_numpy(text, disallowed_special=())

@@ -73,7 +73,8 @@ def uses_what_the_first_found(bench):
 @pytest.mark.skipif(sys.platform != "linux", reason="functions of a test cannot be sent to a new process")
 def test_a_section_that_breaks_is_reported_and_loses_no_other_row(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(supervisor, "GRACE", 0.2)
-    sections = [Section("hangs", hangs, 1), Section("good", good, 4), Section("raises", raises, 4),
+    monkeypatch.setattr("tests.gpu.__main__.BEFORE", ())  # these import nothing
+    sections = [Section("hangs", hangs, 2), Section("good", good, 4), Section("raises", raises, 4),
                 Section("dies", dies, 4), Section("last", uses_what_the_first_found, 4)]
     out = tmp_path / "page.md"
     assert main(["--tiny", "--minutes", "0.3", "--out", str(out)], sections) == 1
@@ -93,7 +94,8 @@ def test_a_section_that_breaks_is_reported_and_loses_no_other_row(tmp_path, caps
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="functions of a test cannot be sent to a new process")
-def test_good_sections_exit_with_zero_and_others_can_be_chosen(capsys):
+def test_good_sections_exit_with_zero_and_others_can_be_chosen(capsys, monkeypatch):
+    monkeypatch.setattr("tests.gpu.__main__.BEFORE", ())
     sections = [Section("good", good, 1), Section("raises", raises, 1)]
     assert main(["--tiny", "--minutes", "0.5", "good"], sections) == 0
     assert "1 rows" in capsys.readouterr().out

@@ -78,6 +78,9 @@ class Bench:
         """Nothing is left over from what was measured before: memory, compiled code, number formats."""
         torch.compiler.reset()
         torch.set_float32_matmul_precision("highest")
+        for backend in (torch.backends.cuda, torch.backends.mkldnn):
+            if hasattr(getattr(backend, "matmul", None), "fp32_precision"):  # PyTorch 2.9 and later
+                backend.matmul.fp32_precision = "none"  # as installed: llmbook leaves alone what somebody has set
         gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()

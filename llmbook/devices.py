@@ -162,9 +162,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     of a matrix and one row may leave that to a single thread (its Intel library does on AMD processors, where this
     takes half the time); a batch of products, one for each part of the rows of `weight`, goes to all of them.
     """
-    parts = torch.get_num_threads()
     one_row = x.numel() == x.shape[-1] and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
-    if not one_row or parts == 1 or len(weight) % parts or torch.is_grad_enabled():
+    if not one_row or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
+    parts = torch.get_num_threads()
+    if parts == 1 or len(weight) % parts:
         return F.linear(x, weight, bias)
     pieces = weight.view(parts, -1, weight.shape[1]).transpose(1, 2)  # (parts, in, out / parts)
     result = torch.bmm(x.reshape(1, 1, -1).expand(parts, 1, -1), pieces).view(*x.shape[:-1], -1)

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "generation"),
     ("llama",),
     ("gemma",),
+    ("compiled",),  # the pass for one token, for GPUs
     ("formats.*",),  # the readers, and what they share
     ("open_weights",),
     ("classification",),

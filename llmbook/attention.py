@@ -213,6 +213,18 @@ class MultiHeadAttention(nn.Module):
                 rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """x: (batch, tokens, d_model) -> the same shape. With a `cache`, x continues its tokens.
         `rotate` changes queries and keys, (batch, heads, tokens, d_head), before they meet."""
+        query, key, value = self.project(x, rotate)
+        mask = None
+        if cache is not None:
+            mask = cache.mask(x.shape[1])
+            key, value = cache.append(layer, key, value)  # past + tokens of them
+        context = causal_attention(query, key, value, self.dropout if self.training else 0.0, mask,
+                                   self.window, self.scale)
+        return self.out(context.transpose(1, 2).flatten(2))  # heads end to end
+
+    def project(self, x: Tensor, rotate: Callable[[Tensor], Tensor] | None = None
+                ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x, each (batch, heads, tokens, d_head)."""
         if x.dim() != 3 or x.shape[2] != self.d_model:
             raise ValueError(f"x has shape {tuple(x.shape)}: give (batch, tokens, {self.d_model})")
         both = [self.n_heads, self.n_kv_heads]
@@ -224,10 +236,4 @@ class MultiHeadAttention(nn.Module):
         if rotate is not None:
             matched = rotate(matched)  # both at once: one call less
         query, key = matched.split(both, dim=1)
-        mask = None
-        if cache is not None:
-            mask = cache.mask(x.shape[1])
-            key, value = cache.append(layer, key, value)  # past + tokens of them
-        context = causal_attention(query, key, value, self.dropout if self.training else 0.0, mask,
-                                   self.window, self.scale)
-        return self.out(context.transpose(1, 2).flatten(2))  # heads end to end
+        return query, key, value

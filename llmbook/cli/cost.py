@@ -82,7 +82,8 @@ def dry_run(settings: Settings, config: Any, batch_size: int) -> int:
     from .data import Data
 
     data, family = Data(settings), settings.family
-    tokenizer = data.tokenizer(Path(settings.need("", "out")) / "tokens")
+    tokens = Path(settings.need("", "out")) / "tokens"
+    tokenizer = data.tokenizer(tokens)
     model_config, (data_tokens, about) = settings.model_config(tokenizer.n_vocab), data.count(tokenizer)
     device, context = torch.device(config.device or best_device()), model_config.context_length
     with without_weights():
@@ -104,6 +105,7 @@ def dry_run(settings: Settings, config: Any, batch_size: int) -> int:
             ("  activations", f"{kept / 1e6:,.0f}", "an estimate"),
             ("FLOPs a step", f"{flops:.2e}", "6 x parameters x tokens, as in chapter 1"),
             ("FLOPs in total", f"{flops * config.max_steps:.2e}", f"{config.max_steps:,} steps"),
+            ("tokens known", f"{tokenizer.n_vocab:,}", data.tokenizer_origin(tokens)),
             ("tokens a step", f"{step_tokens:,}", f"{config.accumulation_steps} x {batch_size} windows of {context}"),
             ("tokens in total", f"{step_tokens * config.max_steps:,}", ""),
             ("passes over the data", f"{step_tokens * config.max_steps / max(1, data_tokens):,.2f}",

@@ -1,0 +1,19 @@
+"""One script that measures and checks llmbook on one GPU, in under 8 minutes: `python -m tests.gpu`.
+
+    python -m tests.gpu                          all sections, with the results on the terminal
+    python -m tests.gpu --out docs/gpu.md        and as a page, with JSON beside it (docs/gpu.json)
+    python -m tests.gpu --minutes 4 train decode
+    python -m tests.gpu --tiny                   on a CPU with tiny models: does the script itself work?
+
+It runs from a checkout, in its root, with nothing installed from here: `PYTHONPATH=. python -m tests.gpu`. It needs
+torch, numpy, safetensors, filelock, tqdm and typing_extensions; transformers for its column, pytest for the tests that
+are marked gpu; the chapters need pandas, matplotlib, regex, tiktoken, tokenizers, jinja2, platformdirs, pydantic,
+gguf and ipywidgets (a chapter whose packages or files are not there is left out, and a row says so). Nothing is
+downloaded: all weights are random.
+
+The sections, the most important first: card (its ceilings), train, decode, waits (how often the host waits for the
+device), correct (the same results with and without what makes it fast), marked (the tests marked gpu), batch, load,
+chapters (the notebooks that choose larger sizes on a GPU). Each has a time of its own and a process of its own, so that
+an error in one, or a card whose memory is full, costs no other's rows; what fails is named at the end and the exit
+status is 1. Rows are printed and written as soon as they are known.
+"""

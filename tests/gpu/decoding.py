@@ -1,0 +1,150 @@
+"""Sections decode, batch and load: text generated one row at a time and many, and a model read from the disk."""
+
+import importlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from llmbook.generation import generate
+from llmbook.gpt import GPT
+from llmbook.training import load_model, save_model
+from tests.gpu import sizes
+from tests.gpu.bench import Bench, Missing
+from tests.gpu.report import OURS, THEIRS
+
+
+def compile_decoding(model):
+    """The package's wrapper; Missing before there is one."""
+    try:
+        module = importlib.import_module("llmbook.compiled")
+        wrap = module.compile_decoding
+    except (ModuleNotFoundError, AttributeError):
+        raise Missing("llmbook.compiled.compile_decoding") from None
+    return wrap(model)
+
+
+def ours(bench: Bench, model, prompts, new: int, compiled: bool = False) -> Callable[[], float]:
+    """What measures tokens a second, warmed up."""
+    if compiled:
+        model = compile_decoding(model)
+    rows = len(prompts)
+
+    def run() -> None:
+        result = generate(model, prompts, new, temperature=0)
+        assert len(result) == rows and all(len(row) == len(prompt) + new for row, prompt in zip(result, prompts))
+
+    run()
+    return lambda: rows * new / bench.seconds(run)
+
+
+def theirs(bench: Bench, model, prompts, new: int, **settings) -> Callable[[], float]:
+    """The same with transformers' `generate`; prompts of unequal lengths are padded at the left."""
+    rows, longest = len(prompts), max(map(len, prompts))
+    ids = torch.zeros(rows, longest, dtype=torch.long)
+    seen = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :], seen[row, longest - len(prompt) :] = prompt, 1
+    ids, seen = ids.to(bench.device), seen.to(bench.device)
+
+    def run() -> None:
+        with torch.inference_mode():
+            out = model.generate(ids, attention_mask=seen, max_new_tokens=new, min_new_tokens=new, do_sample=False,
+                                 **settings)
+        assert out.shape == (rows, longest + new)
+
+    run()
+    return lambda: rows * new / bench.seconds(run)
+
+
+def decoding(bench: Bench) -> None:
+    """GPT-2 124M and a Llama of SmolLM2-135M's sizes, weights in bfloat16, batches of 1 and 64."""
+    prompt, new = (4, 6) if bench.tiny else (16, 128)
+    many = 3 if bench.tiny else 64
+    kinds = {"GPT-2 124M": (lambda: sizes.gpt2(bench.tiny),
+                            lambda: sizes.their_gpt2(sizes.gpt2_config(bench.tiny))),
+             "Llama of 135M": (lambda: sizes.smol(bench.tiny), lambda: sizes.their_smol(bench.tiny))}
+    models = {name: build().to(bench.device, torch.bfloat16).eval() for name, (build, _) in kinds.items()}
+
+    def measure(name: str, rows: int, compiled: bool) -> None:
+        model = models[name]
+        ids = torch.stack(sizes.prompts_of(model.config.vocab_size, [prompt] * rows)).to(bench.device)
+        settings = {"cache_implementation": "static"} if compiled else {}
+
+        def their() -> Callable[[], float]:
+            other = kinds[name][1]().to(bench.device, torch.bfloat16).eval()
+            return theirs(bench, other, list(ids), new, **settings)
+
+        work = f"decoding, {name}, batch {rows}, {'compiled' if compiled else 'not compiled'}"
+        note = "transformers with its static cache" if compiled else ""
+        medians = bench.turns(work, "tokens/s", {OURS: lambda: ours(bench, model, ids, new, compiled), THEIRS: their},
+                              least=8 if compiled and not bench.tiny else 0, note=note)
+        if "copy_gb_s" in bench.about and medians:
+            share = 100 * sizes.weight_bytes(model) / bench.about["copy_gb_s"] / 1e9 / rows
+            bench.compare(work, {name: lambda rate=rate: {"% of the bandwidth": share * rate}
+                                 for name, rate in medians.items()})
+
+    for compiled in (False, True):  # compiling takes long: what needs none is measured first
+        for name in kinds:
+            for rows in (1, many):
+                measure(name, rows, compiled)
+
+
+def batching(bench: Bench) -> None:
+    """Many short prompts at once, and prompts of very unequal lengths."""
+    story = sizes.storyteller_config(bench.tiny)
+    rows, new = (4, 4) if bench.tiny else (64, 64)
+    lengths = [2 + index * 7 % 13 for index in range(rows)]
+    model = GPT(story).to(bench.device, torch.bfloat16).eval()
+    prompts = [prompt.to(bench.device) for prompt in sizes.prompts_of(story.vocab_size, lengths)]
+    few = prompts[: max(2, rows // 8)]
+
+    def other(config) -> torch.nn.Module:
+        return sizes.their_gpt2(config).to(bench.device, torch.bfloat16).eval()
+
+    def one_by_one(single: Callable[..., Callable[[], float]], model) -> Callable[[], float]:
+        runs = [single(bench, model, [prompt], new) for prompt in few]
+        return lambda: len(runs) / sum(1 / run() for run in runs)
+
+    bench.turns(f"{rows} short prompts of unequal length at once, the storyteller's size", "tokens/s",
+                {OURS: lambda: ours(bench, model, prompts, new),
+                 THEIRS: lambda: theirs(bench, other(story), prompts, new)})
+    bench.turns(f"short prompts one by one ({len(few)} of them), the storyteller's size", "tokens/s",
+                {OURS: lambda: one_by_one(ours, model), THEIRS: lambda: one_by_one(theirs, other(story))})
+    large = sizes.gpt2(bench.tiny).to(bench.device, torch.bfloat16).eval()
+    ends = [1, 20] if bench.tiny else [1, 500]
+    uneven = [prompt.to(bench.device) for prompt in sizes.prompts_of(large.config.vocab_size, ends)]
+    fewer = 6 if bench.tiny else 32
+    bench.turns(f"prompts of {ends[0]} and {ends[1]} tokens, {fewer} new, GPT-2 124M", "tokens/s",
+                {OURS: lambda: ours(bench, large, uneven, fewer),
+                 THEIRS: lambda: theirs(bench, other(large.config), uneven, fewer)})
+
+
+def loading(bench: Bench) -> None:
+    """From a folder on the disk to weights in bfloat16 on the device."""
+    with tempfile.TemporaryDirectory() as folder:
+        mine, other = Path(folder) / "ours", Path(folder) / "theirs"
+        save_model(sizes.gpt2(bench.tiny).to(torch.bfloat16), mine)
+
+        def load_ours() -> torch.nn.Module:
+            model = load_model(mine, bench.device)
+            assert next(model.parameters()).dtype == torch.bfloat16
+            return model
+
+        def their() -> Callable[[], float]:
+            from transformers import GPT2LMHeadModel
+
+            sizes.their_gpt2(sizes.gpt2_config(bench.tiny)).to(torch.bfloat16).save_pretrained(other)
+
+            def load() -> torch.nn.Module:
+                return GPT2LMHeadModel.from_pretrained(other, dtype=torch.bfloat16).to(bench.device)
+
+            load()
+            return lambda: bench.seconds(load)
+
+        def own() -> Callable[[], float]:
+            load_ours()
+            return lambda: bench.seconds(load_ours)
+
+        bench.turns("loading GPT-2 124M saved in bfloat16", "s", {OURS: own, THEIRS: their})

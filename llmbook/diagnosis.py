@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .devices import own_part
+from .devices import PRECISIONS, own_part
 from .protocols import Cache
 
-__all__ = ["check_cache", "check_counts", "explain_bad_logits", "explain_not_finite"]
+__all__ = ["check_cache", "check_counts", "check_training", "explain_bad_logits", "explain_not_finite"]
 
 
 def explain_not_finite(model: nn.Module, parts: Sequence[Sequence[Tensor]], counts: Sequence[int], loss: float,
@@ -77,6 +77,27 @@ def _epsilon(model: nn.Module) -> str:
     config: Any = getattr(model, "config", None)
     epsilon = getattr(config, "norm_eps", None)
     return "" if epsilon is None else f" (its norm_eps is {epsilon:g})"
+
+
+def check_training(config: Any) -> None:
+    """Raise ValueError for a setting of a `llmbook.training.TrainingConfig` that is out of range."""
+    least = {"max_steps": 1, "warmup_steps": 0, "accumulation_steps": 1, "eval_every": 1}
+    for name, smallest in least.items():
+        if not isinstance(number := getattr(config, name), int) or number < smallest:
+            raise ValueError(f"{name} is {number!r}: it must be a whole number, at least {smallest}")
+    if config.eval_batches is not None and config.eval_batches < 1:
+        raise ValueError(f"eval_batches is {config.eval_batches}: it must be at least 1, or None for all")
+    for name in ("weight_decay", "final_fraction"):
+        if not 0 <= (number := getattr(config, name)) < math.inf:
+            raise ValueError(f"{name} is {number}: it must be at least 0")
+    if not 0 < config.learning_rate < math.inf:
+        raise ValueError(f"learning_rate is {config.learning_rate}: it must be above 0")
+    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
+        raise ValueError(f"betas are {config.betas}: give two, each at least 0 and below 1")
+    if config.max_norm is not None and not config.max_norm > 0:
+        raise ValueError(f"max_norm is {config.max_norm}: it must be above 0, or None for no limit")
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"precision is {config.precision!r}: choose one of {', '.join(PRECISIONS)}")
 
 
 def check_counts(max_new_tokens: int, stop_tokens: Collection[int]) -> None:

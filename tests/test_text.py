@@ -133,8 +133,8 @@ def test_the_heap_has_one_entry_a_pair_that_is_never_too_low(name):
         if (pair := pairs.most_common()) is None:
             break
         pairs.merge(pair, new_id)
-        entries = [entry for _, entry in pairs.heap]
-        assert len(entries) == len(set(entries)) and set(entries) >= {key for key, count in pairs.counts.items() if count}
+        entries, left = [entry for _, entry in pairs.heap], {key for key, count in pairs.counts.items() if count}
+        assert len(entries) == len(set(entries)) and left <= set(entries)
         assert all(-count >= pairs.counts[entry] for count, entry in pairs.heap)
 
 

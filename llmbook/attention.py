@@ -90,6 +90,10 @@ class KeyValueCache:
         self._lengths[layer] = end
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def fill(self, layer: int, length: int) -> None:
+        """Say that a layer's first `length` places are filled, after writing there directly."""
+        self._lengths[layer] = length
+
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, (kept,) of int64, in this order; a row may come twice."""
         rows = torch.as_tensor(rows, device=self.keys.device)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .devices import own_part
+from .devices import PRECISIONS, own_part
 from .protocols import Cache
 
-__all__ = ["check_cache", "check_counts", "check_sampling", "explain_bad_logits", "explain_misfit",
+__all__ = ["check_cache", "check_counts", "check_sampling", "check_training", "explain_bad_logits", "explain_misfit",
            "explain_not_finite"]
 
 
@@ -80,6 +80,27 @@ def _epsilon(model: nn.Module) -> str:
     return "" if epsilon is None else f" (its norm_eps is {epsilon:g})"
 
 
+def check_training(config: Any) -> None:
+    """Raise ValueError for a setting of a `llmbook.training.TrainingConfig` that is out of range."""
+    least = {"max_steps": 1, "warmup_steps": 0, "accumulation_steps": 1, "eval_every": 1}
+    for name, smallest in least.items():
+        if not isinstance(number := getattr(config, name), int) or number < smallest:
+            raise ValueError(f"{name} is {number!r}: it must be a whole number, at least {smallest}")
+    if config.eval_batches is not None and config.eval_batches < 1:
+        raise ValueError(f"eval_batches is {config.eval_batches}: it must be at least 1, or None for all")
+    for name in ("weight_decay", "final_fraction"):
+        if not 0 <= (number := getattr(config, name)) < math.inf:
+            raise ValueError(f"{name} is {number}: it must be at least 0")
+    if not 0 < config.learning_rate < math.inf:
+        raise ValueError(f"learning_rate is {config.learning_rate}: it must be above 0")
+    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
+        raise ValueError(f"betas are {config.betas}: give two, each at least 0 and below 1")
+    if config.max_norm is not None and not config.max_norm > 0:
+        raise ValueError(f"max_norm is {config.max_norm}: it must be above 0, or None for no limit")
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"precision is {config.precision!r}: choose one of {', '.join(PRECISIONS)}")
+
+
 def check_counts(max_new_tokens: int, stop_tokens: Collection[int]) -> None:
     """Raise ValueError unless these are a number of tokens, and ids that end a text."""
     if not isinstance(max_new_tokens, Integral) or max_new_tokens < 0:
@@ -99,24 +120,24 @@ def explain_misfit(kept: Tensor, lengths: Sequence[int], layer: int, keys: Tenso
     n_layers, batch_size, n_heads, max_tokens, d_head = kept.shape
     batch, heads, tokens, features = keys.shape
     if not 0 <= layer < n_layers:
-        return (f"layer {layer} does not exist in a cache made for {n_layers} layers, counted from 0: make it with the "
-                "model's n_layers")
+        return (f"layer {layer} does not exist in a cache made for {n_layers} layers, counted from 0: make it with "
+                "the model's n_layers")
     if layer == 0 and len(set(lengths)) > 1:
         return (f"the last pass did not fill all {n_layers} layers of this cache: rewind(cache.length) forgets it, or "
                 "make one with the model's n_layers")
     if batch != batch_size:
         return f"a batch of {batch} does not fit a cache made for {batch_size}: make one for each batch size"
     if (heads, features) != (n_heads, d_head) or values.shape != keys.shape:
-        return (f"keys {tuple(keys.shape)} and values {tuple(values.shape)} do not fit a cache made for {n_heads} heads "
-                f"of {d_head} features")
+        return (f"keys {tuple(keys.shape)} and values {tuple(values.shape)} do not fit a cache made for {n_heads} "
+                f"heads of {d_head} features")
     if (end := lengths[layer] + tokens) > max_tokens:
         return f"{end} tokens do not fit a cache of {max_tokens}: make it with more max_tokens"
     kind, found = (kept.dtype, kept.device), (keys.dtype, keys.device)
     if found != kind:
         return "keys of {} on {} do not fit a cache of {} on {}: make it with the model's dtype and device".format(
             *found, *kind)
-    return ("a cache is for inference: run the model under torch.no_grad() or torch.inference_mode(), or train without a "
-            "cache")
+    return ("a cache is for inference: run the model under torch.no_grad() or torch.inference_mode(), or train without "
+            "a cache")
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None, vocab_size: int | None) -> None:

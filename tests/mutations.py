@@ -91,6 +91,12 @@ MUTATIONS = {
     "a special token in a text is taken for one": (
         "tokenizing", "return tokenizer.encode(text, disallowed_special=())",
         'return tokenizer.encode(text, allowed_special="all")', ["tokenizing", "scale/token_files"]),
+    "special tokens in a text become tokens, in bulk": (
+        "tokenizing", "return tokenizer.encode_to_numpy(text, disallowed_special=())",
+        'return tokenizer.encode_to_numpy(text, allowed_special="all")', ["tokenizing"]),
+    "half of a pair becomes another character, in bulk": (
+        "tokenizing", "    utf8(text)\n    if isinstance(tokenizer, tiktoken.Encoding) and not",
+        "    if isinstance(tokenizer, tiktoken.Encoding) and not", ["tokenizing"]),
     "texts that come one by one do not end": (
         "tokenizing", "yield np.array(ids + end, np.int64)", "yield np.array(ids, np.int64)", ["tokenizing"]),
     "merges in any order": (
@@ -251,6 +257,14 @@ MUTATIONS = {
     "token files: documents do not end": (
         "scale.encoding", "np.array([self.end_of_text], self.dtype)]", "np.array([], self.dtype)]",
         ["scale/token_files"]),
+    "pieces of a chunk in another order": (
+        "scale.encoding", 'b"".join(future.result() for future in futures)',
+        'b"".join(future.result() for future in reversed(futures))', ["scale/token_files"]),
+    "a piece ends before its document does": (
+        "scale.encoding", "chunk.find(DOCUMENT_END, start + _PIECE) + 1 or len(chunk)",
+        "min(start + _PIECE, len(chunk))", ["scale/token_files"]),
+    "workers load PyTorch": (
+        "scale.encoding", "if TYPE_CHECKING:  # worker", "if True:  # worker", ["repository/import"]),
 
     # the command
     "a damaged model counts as complete": (

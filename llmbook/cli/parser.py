@@ -89,7 +89,8 @@ def _tokenize(command: Callable[..., Parser]) -> None:
     one.add_argument("source", help="a text file, a folder of them, or JSON Lines")
     one.add_argument("folder", help="where the token files go")
     one.add_argument("--tokenizer", default="gpt2", metavar="NAME_OR_FILE_OR_N",
-                     help="gpt2 (if not given), a file, or how many tokens to learn")
+                     help="gpt2 (if not given), a file, or how many tokens to learn: from all of the text, or from 10 "
+                     "MB that are taken from every file and from all over it")
     one.add_argument("--text-column", default="text", metavar="KEY", help="the key of the text in JSON Lines (text)")
     one.add_argument("--separator", metavar="TEXT", help="where a text file is cut into documents, such as "
                      "'<|endoftext|>'; a whole file is one if not given")

@@ -147,7 +147,8 @@ def check_sampling(temperature: float, top_k: int | None, top_p: float | None, v
                          "0.000001 on")
     for name, number in (("top_k", top_k), ("vocab_size", vocab_size)):
         if number is not None and (not isinstance(number, Integral) or number < 1):
-            raise ValueError(f"{name} is {number!r}: it must be a whole number, at least 1, or None to keep every token")
+            raise ValueError(f"{name} is {number!r}: it must be a whole number, at least 1, or None to keep every "
+                             "token")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}: it must be above 0 and at most 1, or None to keep every token")
 

@@ -8,7 +8,7 @@ __all__ = ["text_box"]
 
 
 def text_box(answer: Callable[[str], str | Iterable[str]], label: str = "You", button: str = "Send",
-             instead: str | None = None) -> object:
+             instead: str | None = None, notice: Callable[[], str] | None = None) -> object:
     """A text field whose text is answered below it, as a notebook's last expression.
 
     Args:
@@ -16,6 +16,7 @@ def text_box(answer: Callable[[str], str | Iterable[str]], label: str = "You", b
             shown instead of an answer.
         label, button: words beside the field and on its button.
         instead: the call that does the same without a box, such as `chat.say("your text")`.
+        notice: asked after each call of `answer`; a sentence that is shown before the answer, "" for none.
 
     Where widgets are not shown (on paper, in a plain viewer, without the package ipywidgets), one line names that call.
     """
@@ -36,6 +37,8 @@ def text_box(answer: Callable[[str], str | Iterable[str]], label: str = "You", b
         output.append_stdout(f"{label}: {text}\n")
         try:
             pieces = answer(text)
+            if notice is not None and (said := notice()):
+                output.append_stdout(f"[{said}]\n")
             for piece in [pieces] if isinstance(pieces, str) else pieces:
                 output.append_stdout(piece)
         except ValueError as error:

@@ -35,6 +35,7 @@ eval_every = 100                    # steps between measurements of the held-out
 eval_batches = 10                   # batches for each
 seed = 0                            # of the first weights and of the order of the data
 # accumulation_steps = 4            # batches for one step: a larger batch in the same memory
+# compile = true                    # torch.compile: slower to begin, quicker steps, above all on a GPU
 # device = "cuda"                   # the best there is if not given; and any other field of TrainingConfig
 
 [checkpoints]                       # the same command goes on from the newest one after whatever ended it

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PADDED_VOCABULARY = 50_304  # GPT-2's 50,257, up to a multiple of 64
+
+def padded(vocab_size: int) -> int:
+    """Up to a multiple of 64: 50,304 for GPT-2's 50,257."""
+    return -(-vocab_size // 64) * 64
 
 
 class Block(nn.Module):
@@ -37,7 +40,7 @@ class Block(nn.Module):
 class PlainGPT(nn.Module):
     """(batch, tokens) ids and targets -> the mean cross-entropy. The output layer is the embedding."""
 
-    def __init__(self, vocab_size: int = PADDED_VOCABULARY, context_length: int = 1024, d_model: int = 768,
+    def __init__(self, vocab_size: int = padded(50_257), context_length: int = 1024, d_model: int = 768,
                  n_heads: int = 12, n_layers: int = 12, bias: bool = True):
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, d_model)
@@ -75,7 +78,7 @@ class PlainTraining:
                  compiled: bool = False, accumulation: int = 1, loss_of=None):
         self.device, self.accumulation = torch.device(device), accumulation
         if self.device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            torch.set_float32_matmul_precision("high")  # TF32
         self.model = model.to(self.device).train()
         self.context = torch.autocast(self.device.type, torch.bfloat16) if bfloat16 else nullcontext()
         weights = list(self.model.parameters())

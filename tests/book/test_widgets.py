@@ -43,6 +43,14 @@ def test_an_error_is_shown_instead_of_an_answer():
     assert "(the message is bad: say something else)" in shown(box)
 
 
+def test_a_notice_comes_before_the_answer_it_is_about():
+    notices = iter(["", "the oldest went"])
+    box = text_box(answer, notice=lambda: next(notices))
+    type_in(box, "one")
+    type_in(box, "two")
+    assert shown(box) == "You: one\nONE!\n\nYou: two\n[the oldest went]\nTWO!\n\n"
+
+
 @pytest.mark.parametrize("without_package", [False, True])
 def test_where_no_box_can_be_shown_a_line_says_what_to_call(monkeypatch, without_package):
     if without_package:

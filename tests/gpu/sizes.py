@@ -4,7 +4,7 @@ import torch
 
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.llama import Llama, LlamaConfig
-from tests.benchmarks.plain_gpt import PADDED_VOCABULARY, PlainGPT
+from tests.benchmarks.plain_gpt import PlainGPT, padded
 
 
 def gpt2_config(tiny: bool, **changes) -> GPTConfig:
@@ -23,8 +23,7 @@ def gpt2(tiny: bool, **changes) -> GPT:
 def plain_gpt2(tiny: bool) -> PlainGPT:
     torch.manual_seed(0)
     config = gpt2_config(tiny)
-    padded = 128 if tiny else PADDED_VOCABULARY
-    return PlainGPT(padded, config.context_length, config.d_model, config.n_heads, config.n_layers)
+    return PlainGPT(padded(config.vocab_size), config.context_length, config.d_model, config.n_heads, config.n_layers)
 
 
 def their_gpt2(config: GPTConfig):

@@ -14,7 +14,8 @@ from tests.support.repository import ROOT
 # From below to above. A module imports from its own row and from rows below; no row of several modules has a cycle.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("threads", "extras", "files", "devices", "assets", "families", "protocols", "diagnosis", "model_files",
-     "answer_checks", "judges", "tokenizing"),
+     "answer_checks", "judges", "tokenizing", "head_loss",
+     "compiling", "prefetching"),
     ("text",),
     ("attention",),
     ("gpt",),

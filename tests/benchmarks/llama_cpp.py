@@ -1,8 +1,7 @@
 """llama.cpp as a peer of the benchmarks, by the package `xllamacpp`, in a process of its own.
 
 The process is started with `LlamaCpp(path, threads)` and answers one request at a time; between them it sleeps, so that
-it does not disturb what is measured beside it. It has none of the settings that `import llmbook` makes for OpenMP:
-llama.cpp's threads wait for each other as its authors mean them to.
+it does not disturb what is measured beside it.
 """
 
 import importlib.util
@@ -14,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-from llmbook.threads import SETTINGS
 
 MISSING = "not measured: pip install xllamacpp (llama.cpp)"
 
@@ -33,7 +30,7 @@ class LlamaCpp:
     """
 
     def __init__(self, path: Path, threads: int):
-        environment = {name: value for name, value in os.environ.items() if name not in {*SETTINGS, "OMP_NUM_THREADS"}}
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
         command = [sys.executable, str(Path(__file__).resolve()), str(path), str(threads)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          stderr=subprocess.DEVNULL, text=True, env=environment)
@@ -47,10 +44,14 @@ class LlamaCpp:
         self._process.stdin.close()
         self._process.wait(30)
 
-    def run(self, prompt: Sequence[int], count: int) -> dict[str, Any]:
-        """Continue a prompt, read anew, by `count` tokens: their `text`, `prompt_seconds` and `token_seconds`, the
-        time a token of those after the first, as llama.cpp itself counts it."""
-        self._process.stdin.write(json.dumps([list(prompt), count]) + "\n")
+    def run(self, prompt: Sequence[int], count: int, keep: bool = False) -> dict[str, Any]:
+        """Continue a prompt by `count` tokens.
+
+        With `keep`, what it has in common with the last prompt is not read again. Returns their `text`, how many
+        tokens of the prompt were `read`, and by llama.cpp's own clock `prompt_seconds` and `token_seconds`, the time a
+        token of those after the first.
+        """
+        self._process.stdin.write(json.dumps([list(prompt), count, keep]) + "\n")
         self._process.stdin.flush()
         return self._answer()
 
@@ -78,15 +79,16 @@ def serve(path: str, threads: int) -> None:
 
     answer({})
     for line in sys.stdin:
-        prompt, count = json.loads(line)
+        prompt, count, keep = json.loads(line)
         result = server.handle_completions({"prompt": prompt, "n_predict": count, "temperature": 0, "ignore_eos": True,
-                                            "cache_prompt": False})
+                                            "cache_prompt": keep})
         result = json.loads(result) if isinstance(result, (str, bytes)) else result
         times = result["timings"]
-        if (times["prompt_n"], times["predicted_n"]) != (len(prompt), count):
+        if times["predicted_n"] != count or (times["prompt_n"] != len(prompt) and not keep):
             raise ValueError(f"llama.cpp read {times['prompt_n']} tokens and wrote {times['predicted_n']} in place of "
                              f"{len(prompt)} and {count}")
-        answer({"text": result["choices"][0]["text"], "prompt_seconds": times["prompt_ms"] / 1000,
+        answer({"text": result["choices"][0]["text"], "read": times["prompt_n"],
+                "prompt_seconds": times["prompt_ms"] / 1000,
                 "token_seconds": times["predicted_ms"] / 1000 / max(count - 1, 1)})
 
 

@@ -13,7 +13,7 @@ import torch
 from tests.gpu import checks, supervisor
 from tests.gpu.__main__ import SECTIONS, main
 from tests.gpu.bench import Bench
-from tests.gpu.report import OURS, PLAIN, THEIRS, Row, page, sentences
+from tests.gpu.report import OURS, PLAIN, THEIRS, Row, add, page, sentences
 from tests.gpu.supervisor import Section
 from tests.support.repository import ROOT
 
@@ -35,7 +35,7 @@ def test_every_section_gives_its_rows_with_tiny_models(tmp_path):
     # Each kind of work was measured. Only what a CPU cannot do is missing.
     work = {row.work for row in rows if OURS in row.values}
     for part in ("product of", "bfloat16, 2 x 16, compiled", "not compiled", "batch 3, compiled", "training, float32",
-                 "whole logits", "decoding, GPT-2", "decoding, Llama", "losses of 20 steps", "in pieces beside whole",
+                 "whole logits", "decoding, GPT-2", "decoding, Llama", "losses of 4 steps", "in pieces beside whole",
                  "after saving", "marked gpu", "short prompts of unequal", "one by one", "prompts of 1 and 20",
                  "loading", "the code of chapter"):
         assert any(part in name for name in work), f"{part}: {sorted(work)}"
@@ -107,7 +107,7 @@ def test_good_sections_exit_with_zero_and_others_can_be_chosen(capsys, monkeypat
 
 def bench_of(seconds: float = 60.0) -> tuple[Bench, list[Row]]:
     rows: list[Row] = []
-    return Bench("here", torch.device("cpu"), True, time.monotonic() + seconds, rows.append), rows
+    return Bench("here", torch.device("cpu"), True, time.monotonic() + seconds, lambda row: add(rows, row)), rows
 
 
 def test_a_contender_that_cannot_be_measured_leaves_the_others():
@@ -120,8 +120,26 @@ def test_a_contender_that_cannot_be_measured_leaves_the_others():
     assert [row.unit for row in rows] == ["tokens/s", "GiB"]
     assert rows[0].problems == {PLAIN: "failed: KeyError: 'a'", THEIRS: "missing: the package transformers"}
     assert rows[0].failures == ["nanoGPT-style: failed: KeyError: 'a'"] and not rows[1].problems
-    bench.turns("work", "tokens/s", {OURS: lambda: lambda: 1 / 0, THEIRS: lambda: lambda: 2.0})
+    bench.turns("more", "tokens/s", {OURS: lambda: lambda: 1 / 0, THEIRS: lambda: lambda: 2.0})
     assert rows[2].values == {THEIRS: 2.0} and "ZeroDivisionError" in rows[2].problems[OURS]
+
+
+def test_what_a_contender_gives_is_sent_at_once_and_put_together():
+    sent: list[Row] = []
+    bench = Bench("here", torch.device("cpu"), True, time.monotonic() + 60, sent.append)
+    known = []  # rows that were sent when the second began
+
+    def second():
+        known.extend(sent)
+        return {"tokens/s": 4.0}
+
+    bench.compare("work", {OURS: lambda: {"tokens/s": 2.0, "GiB": 1.0}, PLAIN: second})
+    assert [(row.unit, row.values) for row in known] == [("tokens/s", {OURS: 2.0}), ("GiB", {OURS: 1.0})]
+    table: list[Row] = []
+    for row in [Row("here", "work", problems={OURS: "skipped: no time left"}), *sent, Row("here", "other")]:
+        add(table, row)
+    assert [(row.work, row.unit) for row in table] == [("work", "tokens/s"), ("work", "GiB"), ("other", "")]
+    assert table[0].values == {OURS: 2.0, PLAIN: 4.0} and not table[0].problems
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no timers there")
@@ -137,7 +155,7 @@ def test_a_limit_that_is_exceeded_fails():
     bench, rows = bench_of()
     bench.check("tokens that differ", "tokens", lambda: 1.0, 0)
     bench.check("loss", "difference", lambda: 1e-6, 1e-5)
-    bench.check("loss", "difference", lambda: float("nan"), 1e-5)
+    bench.check("loss that is no number", "difference", lambda: float("nan"), 1e-5)
     assert [bool(row.failures) for row in rows] == [True, False, True]
     assert "| tokens that differ: tokens (at most 0) | 1 (too much) |" in page(rows, {})
     assert "Checked: 1 of 3 figures that have a limit keep it." in sentences(rows)

@@ -1,10 +1,10 @@
 """Training and generation speed and memory beside transformers and a plain loop: `python -m tests.benchmarks.speed`.
 
-GPT-2 124M shapes with random weights, as in nanoGPT's benchmark: batch 4 x 256, no dropout, AdamW (PyTorch's
-fused kernel for all), gradients clipped. Ours is timed through `llmbook.training.train` and
-`llmbook.generation.generate`, theirs through the loop and the `generate` that its users write; the plain loop is
-`tests.benchmarks.plain_gpt`. They take turns within each round, so that a noisy machine slows all; figures are
-medians over rounds, tokens a second.
+GPT-2 124M shapes with random weights, as in nanoGPT's benchmark: batch 4 x 256, no dropout, AdamW (PyTorch's fused
+kernel, but for the plain loop: nanoGPT takes it on a GPU only), gradients clipped. Ours is timed through
+`llmbook.training.train` and `llmbook.generation.generate`, theirs through the loop and the `generate` that its users
+write; the plain loop is `tests.benchmarks.plain_gpt`. They take turns within each round, so that a noisy machine slows
+all; figures are medians over rounds, tokens a second.
 
 bfloat16 training is measured where the hardware multiplies bfloat16 natively (--all measures it anyway:
 emulated, it can take minutes a step).
@@ -75,7 +75,8 @@ def train_ours(model: GPT, steps: int, precision: str) -> list[float]:
 
 def loop(model, precision: str, loss_of: Callable | None = None) -> Callable[[int], list[float]]:
     """A function that trains a model for so many steps in the plain loop; returns the seconds of each."""
-    training = PlainTraining(model, bfloat16=precision == "bfloat16", loss_of=loss_of)
+    training = PlainTraining(model, bfloat16=precision == "bfloat16", loss_of=loss_of,
+                             fused=None if isinstance(model, PlainGPT) else True)
     endless = cycle(batches(3))
     training.step([next(endless)])  # makes the optimiser's state
     return lambda steps: [seconds(lambda: float(training.step([next(endless)]))) for _ in range(steps)]

@@ -43,11 +43,10 @@ class Later:
 
 # With their shares of the time, in hundredths: most of it goes to compiling.
 SECTIONS = [Section("card", card, 4), Section("train", Later("training", "training"), 38),
-            Section("decode", Later("decoding", "decoding"), 26), Section("waits", Later("checks", "waits"), 5),
-            Section("correct", Later("checks", "correctness"), 11), Section("marked", Later("checks", "marked"), 6),
-            Section("batch", Later("decoding", "batching"), 3), Section("load", Later("decoding", "loading"), 2),
+            Section("decode", Later("decoding", "decoding"), 28), Section("waits", Later("checks", "waits"), 7),
+            Section("correct", Later("checks", "correctness"), 9), Section("batch", Later("decoding", "batching"), 4),
+            Section("load", Later("decoding", "loading"), 3), Section("marked", Later("checks", "marked"), 7),
             Section("chapters", Later("chapters", "chapters"), 5)]
-
 
 # What the sections import: done here, it is there in each process that is forked.
 BEFORE = ("tests.gpu.training", "tests.gpu.decoding", "tests.gpu.checks", "tests.gpu.chapters",
@@ -82,8 +81,8 @@ def main(arguments: list[str] | None = None, sections: list[Section] = SECTIONS)
     if options.sections and "card" in names and chosen[0].name != "card":
         chosen.insert(0, sections[names.index("card")])  # the others use what it finds
 
-    def took(rows: list[Row]) -> None:
-        print(f"{time.monotonic() - start:6.1f} s  {rows[-1].section}: {as_text(rows[-1])}", flush=True)
+    def took(rows: list[Row], newest: Row) -> None:
+        print(f"{time.monotonic() - start:6.1f} s  {newest.section}: {as_text(newest)}", flush=True)
         if options.out:
             write(options.out, rows, about)
 

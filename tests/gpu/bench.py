@@ -14,8 +14,8 @@ import torch
 from tests.gpu.report import FAILED, MISSING, OURS, SKIPPED, Row
 
 
-class OutOfTime(Exception):
-    """The section's time is over."""
+class OutOfTime(BaseException):
+    """The section's time is over. Not an Exception: compilers that catch those would go on."""
 
 
 @contextlib.contextmanager
@@ -29,7 +29,7 @@ def alarm(seconds: float) -> Iterator[None]:
         raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(0.05, seconds))
+    signal.setitimer(signal.ITIMER_REAL, max(0.05, seconds), 2.0)  # again, where a library swallows the first
     try:
         yield
     finally:
@@ -113,21 +113,19 @@ class Bench:
                 least: float = 0.0, note: str = "", limits: Mapping[str, float] | None = None) -> dict[str, Any]:
         """Let each contender measure, one after the other, and send a row for each unit that they give.
 
-        Each is called afresh and returns {unit: number}. Returns what they gave.
+        Each is called afresh and returns {unit: number}; what it gives is sent at once, so that one that takes too long
+        costs no other's figure. Rows of the same work and unit are put together. Returns what they gave.
         """
-        found, problems = {}, {}
+        found = {}
         for name, measure in contenders.items():
             self.fresh()
             result, problem = self.attempt(measure, least)
             if problem:
-                problems[name] = problem
-            else:
-                found[name] = dict(result)
-        units = list(dict.fromkeys(unit for result in found.values() for unit in result)) or [""]
-        for unit in units:
-            values = {name: result[unit] for name, result in found.items() if unit in result}
-            shown = problems if unit == units[0] else {}
-            self.send(Row(self.section, work, unit, values, shown, (limits or {}).get(unit), note))
+                self.send(Row(self.section, work, "", {}, {name: problem}, None, note))
+                continue
+            found[name] = dict(result)
+            for unit, value in found[name].items():
+                self.send(Row(self.section, work, unit, {name: value}, {}, (limits or {}).get(unit), note))
         return found
 
     def check(self, work: str, unit: str, measure: Callable[[], float], limit: float | None, least: float = 0.0,
@@ -158,6 +156,11 @@ class Bench:
                     results.setdefault(name, []).append(value)
                 elif name not in results:  # one that was measured before the time was over counts
                     problems[name] = problem
-        medians = {name: statistics.median(values) for name, values in results.items()}
-        self.send(Row(self.section, work, unit, medians, problems, None, note))
-        return medians
+            self.send(Row(self.section, work, unit, self._medians(results), problems, None, note))
+        if not rounds or not ready:
+            self.send(Row(self.section, work, unit, {}, problems, None, note))
+        return self._medians(results)
+
+    @staticmethod
+    def _medians(results: Mapping[str, list[float]]) -> dict[str, float]:
+        return {name: statistics.median(values) for name, values in results.items()}

@@ -49,36 +49,42 @@ def theirs(bench: Bench, model, prompts, new: int, **settings) -> Callable[[], f
 
 
 def decoding(bench: Bench) -> None:
-    """GPT-2 124M and a Llama of SmolLM2-135M's sizes, weights in bfloat16, batches of 1 and 64."""
+    """GPT-2 124M and a Llama of SmolLM2-135M's sizes, weights in bfloat16, batches of 1 and 64.
+
+    What needs no compiling is measured first, then ours compiled, then transformers with its static cache.
+    """
     prompt, new = (4, 6) if bench.tiny else (16, 64)
     many = 3 if bench.tiny else 64
-    kinds = {"GPT-2 124M": (lambda: sizes.gpt2(bench.tiny),
-                            lambda: sizes.their_gpt2(sizes.gpt2_config(bench.tiny))),
-             "Llama of 135M": (lambda: sizes.smol(bench.tiny), lambda: sizes.their_smol(bench.tiny))}
-    models = {name: build().to(bench.device, torch.bfloat16).eval() for name, (build, _) in kinds.items()}
+    kinds = {"GPT-2 124M": (lambda: sizes.gpt2(bench.tiny, bench.device),
+                            lambda: sizes.their_gpt2(sizes.gpt2_config(bench.tiny), bench.device)),
+             "Llama of 135M": (lambda: sizes.smol(bench.tiny, bench.device),
+                               lambda: sizes.their_smol(bench.tiny, bench.device))}
+    models = {}
 
-    def measure(name: str, rows: int, compiled: bool) -> None:
-        model = models[name]
+    def model_of(name: str, whose: str) -> torch.nn.Module:
+        if (name, whose) not in models:
+            models[name, whose] = kinds[name][whose == THEIRS]().to(torch.bfloat16).eval()
+        return models[name, whose]
+
+    def measure(name: str, rows: int, compiled: bool, *whose: str) -> None:
+        model = model_of(name, OURS)
         ids = torch.stack(sizes.prompts_of(model.config.vocab_size, [prompt] * rows)).to(bench.device)
         settings = {"cache_implementation": "static"} if compiled else {}
-
-        def their() -> Callable[[], float]:
-            other = kinds[name][1]().to(bench.device, torch.bfloat16).eval()
-            return theirs(bench, other, list(ids), new, **settings)
-
+        makers = {OURS: lambda: ours(bench, model, ids, new, compiled),
+                  THEIRS: lambda: theirs(bench, model_of(name, THEIRS), list(ids), new, **settings)}
         work = f"decoding, {name}, batch {rows}, {'compiled' if compiled else 'not compiled'}"
-        note = "transformers with its static cache" if compiled else ""
-        medians = bench.turns(work, "tokens/s", {OURS: lambda: ours(bench, model, ids, new, compiled), THEIRS: their},
-                              least=15 if compiled and not bench.tiny else 0, note=note)
+        medians = bench.turns(work, "tokens/s", {person: makers[person] for person in whose},
+                              rounds=2 if bench.tiny else 3, least=10 if compiled and bench.cuda else 2,
+                              note="transformers with its static cache" if compiled else "")
         if "copy_gb_s" in bench.about and medians:
             share = 100 * sizes.weight_bytes(model) / bench.about["copy_gb_s"] / 1e9 / rows
-            values = {name: share * rate for name, rate in medians.items()}
+            values = {person: share * rate for person, rate in medians.items()}
             bench.send(Row(bench.section, work, "% of the bandwidth", values))
 
-    for compiled in (False, True):  # compiling takes long: what needs none is measured first
+    for compiled, *whose in ((False, OURS, THEIRS), (True, OURS), (True, THEIRS)):
         for rows in (1, many):
             for name in kinds:
-                measure(name, rows, compiled)
+                measure(name, rows, compiled, *whose)
 
 
 def batching(bench: Bench) -> None:
@@ -86,12 +92,12 @@ def batching(bench: Bench) -> None:
     story = sizes.storyteller_config(bench.tiny)
     rows, new = (4, 4) if bench.tiny else (64, 64)
     lengths = [2 + index * 7 % 13 for index in range(rows)]
-    model = GPT(story).to(bench.device, torch.bfloat16).eval()
+    model = sizes.build(bench.device, lambda: GPT(story)).to(torch.bfloat16).eval()
     prompts = [prompt.to(bench.device) for prompt in sizes.prompts_of(story.vocab_size, lengths)]
     few = prompts[: max(2, rows // 8)]
 
     def other(config) -> torch.nn.Module:
-        return sizes.their_gpt2(config).to(bench.device, torch.bfloat16).eval()
+        return sizes.their_gpt2(config, bench.device).to(torch.bfloat16).eval()
 
     def one_by_one(single: Callable[..., Callable[[], float]], model) -> Callable[[], float]:
         runs = [single(bench, model, [prompt], new) for prompt in few]
@@ -102,7 +108,7 @@ def batching(bench: Bench) -> None:
                  THEIRS: lambda: theirs(bench, other(story), prompts, new)})
     bench.turns(f"short prompts one by one ({len(few)} of them), the storyteller's size", "tokens/s",
                 {OURS: lambda: one_by_one(ours, model), THEIRS: lambda: one_by_one(theirs, other(story))})
-    large = sizes.gpt2(bench.tiny).to(bench.device, torch.bfloat16).eval()
+    large = sizes.gpt2(bench.tiny, bench.device).to(torch.bfloat16).eval()
     ends = [1, 20] if bench.tiny else [1, 500]
     uneven = [prompt.to(bench.device) for prompt in sizes.prompts_of(large.config.vocab_size, ends)]
     fewer = 6 if bench.tiny else 32
@@ -115,7 +121,7 @@ def loading(bench: Bench) -> None:
     """From a folder on the disk to weights in bfloat16 on the device."""
     with tempfile.TemporaryDirectory() as folder:
         mine, other = Path(folder) / "ours", Path(folder) / "theirs"
-        save_model(sizes.gpt2(bench.tiny).to(torch.bfloat16), mine)
+        save_model(sizes.gpt2(bench.tiny, bench.device).to(torch.bfloat16), mine)
 
         def load_ours() -> torch.nn.Module:
             model = load_model(mine, bench.device)
@@ -125,7 +131,8 @@ def loading(bench: Bench) -> None:
         def their() -> Callable[[], float]:
             from transformers import GPT2LMHeadModel
 
-            sizes.their_gpt2(sizes.gpt2_config(bench.tiny)).to(torch.bfloat16).save_pretrained(other)
+            saved = sizes.their_gpt2(sizes.gpt2_config(bench.tiny), bench.device).to(torch.bfloat16)
+            saved.save_pretrained(other)
 
             def load() -> torch.nn.Module:
                 return GPT2LMHeadModel.from_pretrained(other, dtype=torch.bfloat16).to(bench.device)

@@ -51,6 +51,21 @@ class Row:
             return None
         return theirs / ours if self.unit in LESS_IS_BETTER else ours / theirs
 
+    def same_as(self, other: "Row") -> bool:
+        """Whether two rows are about the same work. One that has no unit yet, since nothing was measured, joins any."""
+        return (self.section, self.work) == (other.section, other.work) and (
+            self.unit == other.unit or not self.unit or not other.unit)
+
+    def join(self, other: "Row") -> None:
+        """Take over what a later row about the same work tells."""
+        self.unit = self.unit or other.unit
+        self.values.update(other.values)
+        self.problems.update(other.problems)
+        for name in self.values:
+            self.problems.pop(name, None)
+        self.limit = other.limit if self.limit is None else self.limit
+        self.note = other.note or self.note
+
     def cells(self) -> list[str]:
         """As the table shows it: work, the contenders, ratio."""
         ratios = [self.ratio(other) for other in CONTENDERS[1:]]
@@ -65,6 +80,18 @@ class Row:
             over = name == OURS and any(" of at most " in why for why in self.failures)
             return figure(self.values[name]) + (" (too much)" if over else "")
         return self.problems.get(name, "").split(":")[0]
+
+
+def add(rows: list[Row], new: Row) -> Row:
+    """Put a new row into the table, or into the row of the same work; returns that."""
+    for row in rows:
+        if row.same_as(new):
+            row.join(new)
+            return row
+    # The units of one work stand together.
+    places = [place for place, row in enumerate(rows) if (row.section, row.work) == (new.section, new.work)]
+    rows.insert(places[-1] + 1 if places else len(rows), new)
+    return new
 
 
 def as_text(row: Row) -> str:

@@ -11,11 +11,12 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.gpu.report import FAILED, OURS, SKIPPED, Row
+from tests.gpu.report import FAILED, OURS, SKIPPED, Row, add
 
 GRACE = 5.0  # seconds for a section that is over its time to end by itself
 
@@ -36,6 +37,7 @@ def work(connection, section: Section, tiny: bool, deadline: float, about: dict)
     try:
         import torch
 
+        warnings.filterwarnings("ignore", module=r"torch\._(inductor|dynamo|functorch)")  # compilers' advice
         from llmbook.devices import best_device
         from tests.gpu.bench import Bench
 
@@ -96,8 +98,8 @@ def run_section(section: Section, tiny: bool, seconds: float, about: dict, metho
 
 
 def run_all(sections: list[Section], tiny: bool, minutes: float, about: dict,
-            took: Callable[[list[Row]], None]) -> list[Row]:
-    """Run the sections in order within so many minutes; `took` is called with all rows after each new one.
+            took: Callable[[list[Row], Row], None]) -> list[Row]:
+    """Run the sections in order within so many minutes; `took` is called with all rows and the newest.
 
     A section may take its share of what all may take, and what those before it left over.
     """
@@ -108,16 +110,18 @@ def run_all(sections: list[Section], tiny: bool, minutes: float, about: dict,
         allowed += (60 * minutes - GRACE) * section.share / total
         left = allowed - (time.monotonic() - start)
         if left < 1:
-            rows.append(Row(section.name, f"section {section.name}", problems={OURS: f"{SKIPPED}: no time left"}))
-            took(rows)
+            add(rows, skipped := Row(section.name, f"section {section.name}",
+                                     problems={OURS: f"{SKIPPED}: no time left"}))
+            took(rows, skipped)
             continue
         for attempt in (method, "spawn"):
-            count = len(rows)
+            before, poisoned = list(rows), False
             for row in run_section(section, tiny, left, about, attempt):
-                rows.append(row)
-                took(rows)
-            if attempt == "spawn" or not any("in forked subprocess" in why for why in rows[-1].problems.values()):
+                poisoned |= any("in forked subprocess" in why for why in row.problems.values())
+                add(rows, row)
+                took(rows, row)
+            if attempt == "spawn" or not poisoned:
                 break
-            method, rows = "spawn", rows[:count]
+            method, rows = "spawn", before
             left = allowed - (time.monotonic() - start)
     return rows

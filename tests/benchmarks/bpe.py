@@ -106,7 +106,7 @@ def rows(rounds: int, size: int = LARGE_TEXT_BYTES, vocab_size: int = LARGE_VOCA
     with one_core():
         times = alternate(rounds, ours=lambda: seconds(ours), theirs=lambda: seconds(theirs))
     common = len({*learned["ours"]} & {*learned["theirs"]})
-    note = f"{common:,} of {len(learned['ours']):,} merges are the same; ties decide the others"
+    note = f"{common:,} of {len(learned['ours']):,} merges are the same, in an order that differs in ties"
     return [against_limit(work, times["ours"], LIMIT, "s"),
             compare(work, times["ours"], times["theirs"], "s", "tokenizers", note=note)]
 

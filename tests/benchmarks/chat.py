@@ -1,0 +1,138 @@
+"""A conversation of eight turns with SmolLM2-135M: `python -m tests.benchmarks.chat`.
+
+How long the first token of an answer takes, from the call with the new message on. Each message has the same text, so
+that only the conversation before it grows. Turn 8 is compared with turn 1 (the floor: at most 1.2 times as long), with
+transformers, whose `generate` reads the whole conversation at each turn, and at 4 bits with llama.cpp, which keeps a
+cache too: it has read the conversation up to the new message, and is timed with that. All read the same ids.
+
+One more row is what a turn costs before the model reads: template, tokens, what fits and what the cache holds of it,
+after 8,000 tokens of conversation.
+"""
+
+import argparse
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from llmbook.assets import fetch
+from llmbook.formats.chat_templates import chat_template, encode_chat
+from llmbook.formats.conversations import ReadSoFar, common_prefix, fit_conversation
+from llmbook.formats.quantized import quantize
+from llmbook.open_weights import Chat, load_pretrained
+from tests.benchmarks.rows import Row, alone, alternate, compare, missing, seconds, table
+
+try:
+    from tests.benchmarks.llama_cpp import LlamaCpp, is_here
+except ImportError:
+    is_here = bool
+
+NAME, TURNS, ANSWER = "smollm2-135m-instruct", 8, 30
+MESSAGE = ("Please go on with the story of the lighthouse keeper, who found a letter in a bottle on the beach one cold "
+           "morning in November, and could not read the language in which it had been written. What did he do next?")
+
+
+@dataclass
+class Conversation:
+    """What was measured, turn by turn: milliseconds to the first token, all ids that the answer depends on, and how many
+    of them the cache did not hold."""
+
+    times: list[float] = field(default_factory=list)
+    asked: list[list[int]] = field(default_factory=list)
+    new: list[int] = field(default_factory=list)
+
+
+def converse(model: nn.Module, tokenizer) -> Conversation:
+    """A whole conversation, in which the same is said at each turn."""
+    chat, measured = Chat(model, tokenizer, "", ANSWER, temperature=0), Conversation()
+    for _ in range(TURNS):
+        before, start = chat.read_so_far.ids, time.perf_counter()
+        pieces = chat.stream(MESSAGE)
+        next(pieces)
+        measured.times.append(1000 * (time.perf_counter() - start))
+        measured.asked.append(chat.read_so_far.ids[:-1])
+        measured.new.append(len(measured.asked[-1]) - common_prefix(before, measured.asked[-1]))
+        for _ in pieces:
+            pass
+    return measured
+
+
+def first_of_theirs(model: nn.Module, ids: list[int]) -> float:
+    """Milliseconds in which transformers gives one token after all of these."""
+    given = torch.tensor([ids])
+    with torch.inference_mode():
+        return 1000 * seconds(lambda: model.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=1,
+                                                     do_sample=False, pad_token_id=2))
+
+
+def before_reading(model: nn.Module, tokenizer, tokens: int = 8000) -> float:
+    """Milliseconds of a turn's work, other than the model's, after so many tokens."""
+    template, said = chat_template(tokenizer), {"role": "user", "content": MESSAGE}
+    messages = []
+    while len(encode_chat(tokenizer, messages, False, template)) < tokens - 300:
+        messages += [said, {"role": "assistant", "content": MESSAGE}]
+    read = ReadSoFar(model)
+    read.ids = encode_chat(tokenizer, messages, False, template)
+    return 1000 * seconds(lambda: (fit_conversation(tokenizer, messages, said, template, read, 0),
+                                   read.recall(read.ids, 0)))
+
+
+def first_of_llama_cpp(server, ids: list[int], new: int) -> float:
+    """Milliseconds in which llama.cpp reads the last `new` ids, once it has read the others."""
+    server.run(ids[:-new], 1, keep=True)
+    answer = server.run(ids, 1, keep=True)
+    if not answer["read"] <= new + 1:
+        raise ValueError(f"llama.cpp read {answer['read']} tokens where {new} were new")
+    return 1000 * answer["prompt_seconds"]
+
+
+def rows(rounds: int) -> list[Row]:
+    plain, tokenizer = load_pretrained(NAME, torch.float32, "cpu")
+    models = {"float32": plain, "4 bits": quantize(load_pretrained(NAME, torch.float32, "cpu")[0], 4)}
+    runs = {name: [converse(model, tokenizer)] for name, model in models.items()}  # not counted: first passes are slow
+    last = {name: own[0] for name, own in runs.items()}
+
+    def of(name: str) -> float:
+        runs[name].append(converse(models[name], tokenizer))
+        return runs[name][-1].times[-1]
+
+    measure = {"float32": lambda: of("float32"), "4 bits": lambda: of("4 bits")}
+    with ExitStack() as stack:
+        try:
+            from tests.benchmarks.open_weights import load_theirs
+
+            theirs = load_theirs(torch.float32)[0]
+            first_of_theirs(theirs, last["float32"].asked[-1])
+            measure["transformers"] = lambda: first_of_theirs(theirs, last["float32"].asked[-1])
+        except ImportError:
+            pass
+        if is_here():
+            server = stack.enter_context(LlamaCpp(fetch(NAME), torch.get_num_threads()))
+            measure["llama.cpp"] = lambda: first_of_llama_cpp(server, last["4 bits"].asked[-1], last["4 bits"].new[-1])
+        times = alternate(rounds, **measure)
+    found = []
+    for name, own in runs.items():
+        note = f"{len(own[0].asked[-1])} tokens of conversation, {own[0].new[-1]} of them new"
+        found.append(compare(f"first token of turn {TURNS}, SmolLM2, {name}", times[name],
+                             [run.times[0] for run in own[1:]], "ms", "turn 1", floor=1 / 1.2, note=note))
+    for name, peer, note in (("float32", "transformers", "reads the whole conversation"),
+                             ("4 bits", "llama.cpp", "keeps what it has read, too")):
+        work = f"first token of turn {TURNS}, SmolLM2, {name}"
+        package = {"llama.cpp": "xllamacpp"}.get(peer, peer)
+        found.append(compare(work, times[name], times[peer], "ms", peer, note=f"{peer} {note}") if peer in times else
+                     missing(work, f"{peer} not measured: pip install {package}"))
+    found.append(alone("a turn's work before the model reads, after 8,000 tokens",
+                       [before_reading(plain, tokenizer) for _ in range(rounds)], "ms"))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    print(table(rows(parser.parse_args().rounds)))
+
+
+if __name__ == "__main__":
+    main()

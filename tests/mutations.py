@@ -300,6 +300,14 @@ MUTATIONS = {
     # the command
     "a damaged model counts as complete": (
         "cli.contents", "if not content_hash(weights).startswith(wanted):", "if False:", ["cli/runs", "cli/pretrain"]),
+    "an answer that is stopped goes on unseen": (
+        "cli.chat", "pieces.close()", "pass", ["cli/chat"]),
+    "what went for want of room is not told": (
+        "cli.chat", "if self.talk.notice:", "if False:", ["cli/chat"]),
+    "codes are made of weights that were rounded before": (
+        "cli.writers", 'dtype = "float32"', "pass", ["cli/writers"]),
+    "a missing compiler is found out late": (
+        "cli.writers", "_check_compiler(device)\n", "pass\n", ["cli/writers"]),
     "data that has changed counts as the same": (
         "cli.runs", 'before["content"][name].get("content") != now["content"]]', "False]",
         ["cli/runs", "cli/pretrain"]),

@@ -90,6 +90,23 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(monkeypatch, capsys):
     assert said == ["Be kind.", "tell me", "The sea", "and now?", "Goodbye"]
 
 
+def test_an_answer_that_is_stopped_is_closed_at_once(monkeypatch, capsys):
+    """So that what was said of it is in the conversation before anything else is said."""
+    class Pieces:
+        closed = 0
+
+        def __iter__(self):
+            yield "The "
+            raise KeyboardInterrupt
+
+        def close(self):
+            self.closed += 1
+
+    talk, pieces = Talk([]), Pieces()
+    talk.stream = lambda text: pieces
+    assert "sailor: The  [stopped]" in hold(monkeypatch, capsys, talk, "tell me").out and pieces.closed == 1
+
+
 def test_an_answer_cut_at_the_limit_is_marked_and_its_speed_said(monkeypatch, capsys):
     seen = hold(monkeypatch, capsys, Talk([["xyz"], ["xyzxyz"]], limit=6), "one", "two")
     remarks = seen.err.splitlines()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from .devices import Linear, activation_dtype
 from .families import has_plain_head
 
-__all__ = ["CHUNK", "ROWS", "chunked_loss", "chunks_pay", "head_weight", "padded_rows"]
+__all__ = ["CHUNK", "ROWS", "chunked_loss", "chunks_pay", "head_weight", "most_logits", "padded_rows"]
 
 CHUNK = {"cpu": 2**24, "cuda": 2**27}
 """Logits that exist at once, by device: as many as keep it busy."""
@@ -46,6 +46,17 @@ def chunks_pay(model: nn.Module, targets: Tensor) -> bool:
     return weight is not None and targets.numel() * weight.shape[0] >= LEAST
 
 
+def most_logits(model: nn.Module, tokens: int, vocab_size: int, kind: str) -> int:
+    """How many logits exist at once while `next_token_loss` goes through so many tokens, on a device of this kind."""
+    chunked = head_weight(model) is not None and tokens * vocab_size >= LEAST
+    return min(tokens, _tokens_at_once(vocab_size, kind)) * vocab_size if chunked else tokens * vocab_size
+
+
+def _tokens_at_once(vocab_size: int, kind: str) -> int:
+    most = max(1, CHUNK.get(kind, CHUNK["cpu"]) // vocab_size)
+    return 2 ** (most.bit_length() - 1)  # batches are cut evenly by a power of 2
+
+
 def padded_rows(vocab_size: int, kind: str) -> int:
     """How many rows the matrix has while it is multiplied, on a device of this kind."""
     return -(-vocab_size // ROWS) * ROWS if kind == "cuda" else vocab_size
@@ -60,8 +71,7 @@ def chunked_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     weight, targets = head_weight(model), targets.flatten()
     scale = 1 / (targets != -100).sum().clamp(min=1)
     kind = hidden.device.type
-    most = max(1, CHUNK.get(kind, CHUNK["cpu"]) // weight.shape[0])
-    size, rows = 2 ** (most.bit_length() - 1), padded_rows(weight.shape[0], kind)  # a power of 2 is cut evenly
+    size, rows = _tokens_at_once(weight.shape[0], kind), padded_rows(weight.shape[0], kind)
     return _HeadLoss.apply(hidden, weight, targets, scale, size, rows, activation_dtype(weight))
 
 

@@ -30,6 +30,7 @@ from .files import is_first
 from .head_loss import chunked_loss, chunks_pay
 from .model_files import (check_empty_folder, check_own_folder, describe_misfits, publish,
                                  read_configuration, read_weights, write_weights)
+from .prefetching import BatchesAhead
 from .protocols import LossFunction, RunKeeper, Team
 
 if TYPE_CHECKING:
@@ -264,16 +265,20 @@ def train(model: nn.Module, train_loader: Iterable, loss_fn: LossFunction, confi
     if checkpoints is not None:  # it may bring all of them to where an earlier run was
         train_loader = checkpoints.begin(model, optimizer, train_loader, history, config, team,
                                          val_loader)
-    done, batches = len(history.steps), endless(train_loader)
+    batches = BatchesAhead(train_loader, endless(train_loader), config.accumulation_steps,
+                           team.device)
+    done = len(history.steps)
     bar = tqdm(range(done, config.max_steps), initial=done, total=config.max_steps, unit="step",
                disable=not (config.progress and team.leads))
     try:
         for step in bar:
-            start = time.perf_counter()
-            parts = [next(batches) for _ in range(config.accumulation_steps)]
+            start, last = time.perf_counter(), step + 1 == config.max_steps
+            parts = batches.take()
             counts = [count(part) for part in parts]
             loss = add_gradients(model, parts, compute, counts, config, team)
             norm = clip_gradients(model, config.max_norm)
+            if not last:
+                batches.fetch_ahead()  # a GPU is still at work
             loss, norm = fetch_numbers(loss, norm)  # the step's one wait for the device
             if not math.isfinite(loss + norm):
                 raise FloatingPointError(explain_not_finite(
@@ -283,7 +288,6 @@ def train(model: nn.Module, train_loader: Iterable, loss_fn: LossFunction, confi
             record = history.add(sum(len(part[0]) for part in parts), time.perf_counter() - start,
                                  loss=loss, learning_rate=rate, gradient_norm=norm)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            last = step + 1 == config.max_steps
             if val_loader is not None and (last or (step + 1) % config.eval_every == 0):
                 record["val_loss"] = evaluate(model, val_loader, compute, config.eval_batches,
                                               config.precision)

@@ -16,13 +16,16 @@ from .terminal import say
 __all__ = ["activation_bytes", "dry_run"]
 
 
-def activation_bytes(model: Any, tokens: int, vocab_size: int, half: bool) -> int:
+def activation_bytes(model: Any, tokens: int, vocab_size: int, half: bool, device: str = "cpu") -> int:
     """An estimate of what a step keeps for its backward pass: the inputs and outputs of every linear layer, and the
-    logits three times in float32 (as they are, as log-probabilities, and their gradient)."""
+    logits three times in float32 (as they are, as log-probabilities, and their gradient), of all tokens or of as many
+    as `llmbook.head_loss` takes at once."""
     from torch import nn
 
+    from ..head_loss import most_logits
+
     kept = sum(layer.in_features + layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear))
-    return tokens * (kept * (2 if half else 4) + 3 * 4 * vocab_size)
+    return tokens * kept * (2 if half else 4) + 3 * 4 * most_logits(model, tokens, vocab_size, device)
 
 
 def _device_memory(device: Any) -> int | None:
@@ -90,7 +93,7 @@ def dry_run(settings: Settings, config: Any, batch_size: int) -> int:
         model = family.build(model_config)
     count, step_tokens = sum(p.numel() for p in model.parameters()), batch_size * context * config.accumulation_steps
     half = config.precision == "bfloat16" or config.precision == "auto" and has_native_bfloat16(device)
-    kept = activation_bytes(model, batch_size * context, model_config.vocab_size, half)
+    kept = activation_bytes(model, batch_size * context, model_config.vocab_size, half, device.type)
     needed, there, flops = 16 * count + kept, _device_memory(device), 6 * count * step_tokens
     fits = there is None or needed < 0.9 * there
     seconds, how = _step_seconds(family, model_config, config, batch_size, flops, fits)

@@ -6,10 +6,11 @@
     python -m tests.gpu --tiny                   on a CPU with tiny models: does the script itself work?
 
 It runs from a checkout, in its root, with nothing installed from here: `PYTHONPATH=. python -m tests.gpu`. It needs
-torch, numpy, safetensors, filelock, tqdm and typing_extensions; transformers for its column, pytest for the tests that
-are marked gpu; the chapters need pandas, matplotlib, regex, tiktoken, tokenizers, jinja2, platformdirs, pydantic,
-gguf and ipywidgets (a chapter whose packages or files are not there is left out, and a row says so). Nothing is
-downloaded: all weights are random.
+torch, numpy, safetensors, filelock, tqdm and typing_extensions; transformers for its column, and pytest for the tests
+that are marked gpu. Nothing is downloaded: all weights are random. The chapters need pandas, matplotlib, regex,
+tiktoken, tokenizers, jinja2 and platformdirs too, and two of them GPT-2's vocabulary (`gpt2-bpe` in the folder that
+LLMBOOK_CACHE names); a chapter whose packages or files are not there is left out, and a row says so. A package in
+pure Python can be unpacked anywhere: `pip install --no-deps --target DIR platformdirs`, then PYTHONPATH=.:DIR.
 
 The sections, the most important first: card (its ceilings), train, decode, waits (how often the host waits for the
 device), correct (the same results with and without what makes it fast), marked (the tests marked gpu), batch, load,

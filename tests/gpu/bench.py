@@ -14,10 +14,6 @@ import torch
 from tests.gpu.report import FAILED, MISSING, OURS, SKIPPED, Row
 
 
-class Missing(Exception):
-    """The package does not have this name yet."""
-
-
 class OutOfTime(Exception):
     """The section's time is over."""
 
@@ -104,8 +100,6 @@ class Bench:
         try:
             with alarm(self.left()):
                 return function(), ""
-        except Missing as missing:
-            return None, f"{MISSING}: {missing}"
         except OutOfTime:
             return None, f"{SKIPPED}: no time left"
         except Exception as error:  # one that fails must not take the others along

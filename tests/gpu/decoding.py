@@ -1,28 +1,18 @@
 """Sections decode, batch and load: text generated one row at a time and many, and a model read from the disk."""
 
-import importlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from llmbook.compiled import compile_decoding
 from llmbook.generation import generate
 from llmbook.gpt import GPT
 from llmbook.training import load_model, save_model
 from tests.gpu import sizes
-from tests.gpu.bench import Bench, Missing
-from tests.gpu.report import OURS, THEIRS
-
-
-def compile_decoding(model):
-    """The package's wrapper; Missing before there is one."""
-    try:
-        module = importlib.import_module("llmbook.compiled")
-        wrap = module.compile_decoding
-    except (ModuleNotFoundError, AttributeError):
-        raise Missing("llmbook.compiled.compile_decoding") from None
-    return wrap(model)
+from tests.gpu.bench import Bench
+from tests.gpu.report import OURS, THEIRS, Row
 
 
 def ours(bench: Bench, model, prompts, new: int, compiled: bool = False) -> Callable[[], float]:
@@ -60,7 +50,7 @@ def theirs(bench: Bench, model, prompts, new: int, **settings) -> Callable[[], f
 
 def decoding(bench: Bench) -> None:
     """GPT-2 124M and a Llama of SmolLM2-135M's sizes, weights in bfloat16, batches of 1 and 64."""
-    prompt, new = (4, 6) if bench.tiny else (16, 128)
+    prompt, new = (4, 6) if bench.tiny else (16, 64)
     many = 3 if bench.tiny else 64
     kinds = {"GPT-2 124M": (lambda: sizes.gpt2(bench.tiny),
                             lambda: sizes.their_gpt2(sizes.gpt2_config(bench.tiny))),
@@ -79,15 +69,15 @@ def decoding(bench: Bench) -> None:
         work = f"decoding, {name}, batch {rows}, {'compiled' if compiled else 'not compiled'}"
         note = "transformers with its static cache" if compiled else ""
         medians = bench.turns(work, "tokens/s", {OURS: lambda: ours(bench, model, ids, new, compiled), THEIRS: their},
-                              least=8 if compiled and not bench.tiny else 0, note=note)
+                              least=15 if compiled and not bench.tiny else 0, note=note)
         if "copy_gb_s" in bench.about and medians:
             share = 100 * sizes.weight_bytes(model) / bench.about["copy_gb_s"] / 1e9 / rows
-            bench.compare(work, {name: lambda rate=rate: {"% of the bandwidth": share * rate}
-                                 for name, rate in medians.items()})
+            values = {name: share * rate for name, rate in medians.items()}
+            bench.send(Row(bench.section, work, "% of the bandwidth", values))
 
     for compiled in (False, True):  # compiling takes long: what needs none is measured first
-        for name in kinds:
-            for rows in (1, many):
+        for rows in (1, many):
+            for name in kinds:
                 measure(name, rows, compiled)
 
 

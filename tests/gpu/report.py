@@ -21,7 +21,7 @@ class Row:
     Args:
         section, work, unit: what was measured, in which unit.
         values: a number for each contender that gave one.
-        problems: why another gave none; begins with "failed", "missing" (a name that the package does not have yet) or
+        problems: why another gave none; begins with "failed", "missing" (a package that is not installed) or
             "skipped" (no time, no such device).
         limit: the most that ours may be, where it is checked.
         note: a remark.

@@ -1,7 +1,6 @@
 """Sections card and train: the ceilings of the card, and training beside the plain loops."""
 
 import dataclasses
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -12,12 +11,13 @@ from unittest.mock import patch
 import torch
 from torch.nn import functional as F
 
+from llmbook import head_loss
 from llmbook.gpt import forward_flops_per_token
 from llmbook.training import TrainingConfig, next_token_loss, train
 from tests.benchmarks import plain_gpt
 from tests.benchmarks.plain_gpt import PlainTraining
 from tests.gpu import sizes
-from tests.gpu.bench import Bench, Missing
+from tests.gpu.bench import Bench
 from tests.gpu.report import OURS, PLAIN, THEIRS
 
 # Dense bfloat16 with sums in float32, TFLOP/s, as NVIDIA's data sheets state them (half of "with sparsity"). The first
@@ -78,12 +78,7 @@ class Work:
 
 
 def training_config(compiled: bool, **settings) -> TrainingConfig:
-    """A configuration; Missing if the package cannot compile."""
-    if "compile" in {field.name for field in dataclasses.fields(TrainingConfig)}:
-        settings["compile"] = compiled
-    elif compiled:
-        raise Missing("TrainingConfig.compile")
-    return TrainingConfig(**{"learning_rate": 1e-4, "progress": False, **settings})
+    return TrainingConfig(**{"learning_rate": 1e-4, "progress": False, "compile": compiled, **settings})
 
 
 def figures(bench: Bench, work: Work, blocks: list[float]) -> Mapping[str, float]:
@@ -143,11 +138,7 @@ def whole_loss(model, inputs, targets):
 
 
 def without_padding(bench: Bench, work: Work) -> Mapping[str, float]:
-    """Ours, with the vocabulary's rows as they are also inside the product; Missing before they are padded."""
-    if importlib.util.find_spec("llmbook.head_loss") is None:
-        raise Missing("llmbook.head_loss.ROWS")
-    from llmbook import head_loss
-
+    """Ours, with the vocabulary's rows as they are also inside the product."""
     with patch.object(head_loss, "ROWS", 1):
         return ours(bench, work)
 
@@ -167,14 +158,18 @@ def training(bench: Bench) -> None:
     compare(base)
     compare(compiled)
     compare(gathered, (OURS, PLAIN), least=10)
-    if bench.tiny or (bench.cuda and torch.cuda.get_device_properties(0).total_memory > 60e9):
-        compare(large, (OURS, PLAIN), least=10)
     compare(in_float32, least=3, note="with TF32 products")
     padded = plain_gpt.padded(sizes.gpt2_config(bench.tiny).vocab_size)
-    for work in (base, compiled):
+
+    def compare_heads(work: Work) -> None:
         others = {"whole logits in the loss": partial(ours, bench, work, whole_loss),
                   f"whole logits and a vocabulary of {padded:,}": partial(ours, bench, work, whole_loss,
                                                                           vocab_size=padded),
                   "rows of the vocabulary not padded": partial(without_padding, bench, work)}
         for name, measure in others.items():
             bench.compare(f"{work.name}, {name}", {OURS: measure}, least=3)
+
+    compare_heads(base)
+    if bench.tiny or (bench.cuda and torch.cuda.get_device_properties(0).total_memory > 60e9):
+        compare(large, (OURS, PLAIN), least=15)
+    compare_heads(compiled)

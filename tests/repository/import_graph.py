@@ -15,7 +15,7 @@ from tests.support.repository import ROOT
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("threads", "extras", "files", "devices", "assets", "families", "protocols", "diagnosis", "model_files",
      "answer_checks", "judges", "tokenizing", "head_loss",
-     "compiling"),
+     "compiling", "prefetching"),
     ("text",),
     ("attention",),
     ("gpt",),

@@ -22,22 +22,18 @@ from llmbook.formats.chat_templates import chat_template, encode_chat
 from llmbook.formats.conversations import ReadSoFar, common_prefix, fit_conversation
 from llmbook.formats.quantized import quantize
 from llmbook.open_weights import Chat, load_pretrained
+from tests.benchmarks.llama_cpp import MISSING, LlamaCpp, is_here
 from tests.benchmarks.rows import Row, alternate, compare, missing, seconds, table
 
-try:
-    from tests.benchmarks.llama_cpp import LlamaCpp, is_here
-except ImportError:
-    is_here = bool
-
-NAME, TURNS, ANSWER = "smollm2-135m-instruct", 8, 30
+NAME, TURNS, ANSWER = "smollm2-135m-instruct", 8, 12
 MESSAGE = ("Please go on with the story of the lighthouse keeper, who found a letter in a bottle on the beach one cold "
            "morning in November, and could not read the language in which it had been written. What did he do next?")
 
 
 @dataclass
 class Conversation:
-    """What was measured, turn by turn: milliseconds to the first token, all ids that the answer depends on, and how many
-    of them the cache did not hold."""
+    """What was measured, turn by turn: milliseconds to the first token, all ids that the answer depends on, and how
+    many of them the cache did not hold."""
 
     times: list[float] = field(default_factory=list)
     asked: list[list[int]] = field(default_factory=list)
@@ -124,15 +120,16 @@ def rows(rounds: int) -> list[Row]:
         times = alternate(rounds, **measure)
     found = []
     for name, own in runs.items():
-        note = f"{len(own[0].asked[-1])} tokens of conversation, {own[0].new[-1]} of them new; turn 1 reads {own[0].new[0]}"
+        whole, new = own[0].asked[-1], own[0].new
+        note = f"{len(whole)} tokens of conversation, {new[-1]} of them new; turn 1 reads {new[0]}"
         found.append(compare(f"first token of turn {TURNS}, SmolLM2, {name}", times[name],
                              [run.times[0] for run in own[1:]], "ms", "turn 1", floor=1 / 1.2, note=note))
-    for name, peer, note in (("float32", "transformers", "reads the whole conversation"),
-                             ("4 bits", "llama.cpp", "keeps what it has read, too")):
+    for name, peer, note, otherwise in (
+            ("float32", "transformers", "reads the whole conversation", "not measured: pip install transformers"),
+            ("4 bits", "llama.cpp", "keeps what it has read, too", MISSING)):
         work = f"first token of turn {TURNS}, SmolLM2, {name}"
-        package = {"llama.cpp": "xllamacpp"}.get(peer, peer)
         found.append(compare(work, times[name], times[peer], "ms", peer, note=f"{peer} {note}") if peer in times else
-                     missing(work, f"{peer} not measured: pip install {package}"))
+                     missing(work, otherwise))
     reading, before = zip(*(far_on(plain, tokenizer) for _ in range(rounds)))
     found.append(compare("a turn after 8,000 tokens, before the model reads", before, reading, "ms", "then reading",
                          note="template, tokens, what fits, what the cache holds"))

@@ -79,7 +79,7 @@ class Row:
         if name in self.values:
             over = name == OURS and any(" of at most " in why for why in self.failures)
             return figure(self.values[name]) + (" (too much)" if over else "")
-        return self.problems.get(name, "").split(":")[0]
+        return FAILED if self.problems.get(name, "").startswith(FAILED) else ""
 
 
 def add(rows: list[Row], new: Row) -> Row:
@@ -98,6 +98,7 @@ def as_text(row: Row) -> str:
     """A row as one line of a terminal."""
     work, *cells, ratio = row.cells()
     shown = [f"{name} {cell}" for name, cell in zip(CONTENDERS, cells) if cell]
+    shown += [f"{name} {why}" for name, why in row.problems.items() if not why.startswith(FAILED)]
     return "; ".join([work, *shown, *([f"ratio {ratio}"] if ratio else []), *row.failures])
 
 
@@ -147,14 +148,16 @@ def page(rows: list[Row], about: Mapping[str, Any]) -> str:
                   f"{about['copy_gb_s']:,.0f} GB/s, reading and writing counted.", ""]
     lines += [f"- {sentence}" for sentence in sentences(rows)] + [""]
     lines += [f"| work | {' | '.join(CONTENDERS)} | ratio |", "|---|---:|---:|---:|---:|"]
-    lines += ["| " + " | ".join(cell.replace("|", "/") for cell in row.cells()) + " |" for row in rows]
+    lines += ["| " + " | ".join(cell.replace("|", "/") for cell in row.cells()) + " |" for row in rows if row.values]
     lines += ["", f"The ratio says how many times better llmbook's figure is than {CONTENDERS[1]}'s · "
               f"{CONTENDERS[2]}'s: more tokens, or less memory or time.", ""]
-    reasons = [f"{row.work}, {name}: {why}" for row in rows for name, why in row.problems.items()]
-    broken = [f"{row.work}: {why}" for row in rows if not any(why.startswith(FAILED) for why in row.problems.values())
-              for why in row.failures]
-    if reasons or broken:
-        lines += ["## What is not there", "", *(f"- {line}" for line in dict.fromkeys(reasons + broken)), ""]
+    absent = [f"{row.work}{f' ({name})' if row.values else ''}" for row in rows for name, why in row.problems.items()
+              if not why.startswith(FAILED)]
+    if absent:
+        lines += [f"Not measured here, for want of time, of a package or of a GPU: {'; '.join(absent)}.", ""]
+    broken = [f"{row.work}: {why}" for row in rows for why in row.failures]
+    if broken:
+        lines += ["## What failed", "", *(f"- {line}" for line in broken), ""]
     lines += ["## How it was measured", "", *METHOD]
     return "\n".join(lines) + "\n"
 
@@ -163,7 +166,8 @@ METHOD = """\
 GPT-2 124M has its published sizes and random weights, no dropout. Ours is trained by `llmbook.training.train`; the
 plain loop (`tests/benchmarks/plain_gpt.py`) and the one around transformers' `GPT2LMHeadModel` have the same optimizer
 (AdamW in one kernel), clipped gradients, bfloat16 by autocast with float32 weights, fused attention, and batches in
-pinned memory that they do not wait for. Compiling and the first steps are left out; a figure is the median of several
+pinned memory that they do not wait for. Under autocast their cross-entropy reads logits in bfloat16 and computes in
+float32. Compiling and the first steps are left out; a figure is the median of several
 blocks of steps. The share of the card's FLOP/s counts 6 operations for each weight in a matrix and each token, and
 attention in full (Chowdhery et al., "PaLM" (2022), appendix B).
 

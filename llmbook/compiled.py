@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import KeyValueCache, MultiHeadAttention
+from .compiling import check_compiler
 from .gpt import check_token_ids
 from .protocols import Cache, LanguageModel
 
@@ -39,8 +40,11 @@ def compile_decoding(model: LanguageModel, backend: str | Callable = "inductor")
     The first token is slow: that is when the pass is compiled, once for each batch size (rounded up to a power of two).
     Prompts are read by the model as it is.
 
-    Raises TypeError for a model with another kind of attention or cache.
+    Raises TypeError for a model with another kind of attention or cache; RuntimeError if the compiler that PyTorch
+    needs is not installed.
     """
+    if backend == "inductor":
+        check_compiler(next(model.parameters()).device, "compile_decoding", "or use the model as it is")
     return CompiledDecoding(model, backend)
 
 

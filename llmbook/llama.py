@@ -96,9 +96,8 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def rotation_at(positions: Tensor, frequencies: Tensor) -> Callable[[Tensor], Tensor]:
     """The function that turns queries and keys, (batch, heads, tokens, d_head), of tokens at
     `positions`: (tokens,), or (batch, tokens) where each row has its own."""
-    cosine, sine = rotary_table(positions, frequencies)
-    if positions.dim() == 2:
-        cosine, sine = cosine[:, None], sine[:, None]  # the same for all heads
+    places = positions if positions.dim() == 1 else positions[:, None]  # the same for all heads
+    cosine, sine = rotary_table(places, frequencies)
 
     def rotation(features: Tensor) -> Tensor:
         nonlocal cosine, sine  # converted once, by the first of the blocks
@@ -245,10 +244,8 @@ class LlamaBlock(nn.Module):
     def attend(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0,
                rotation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The first half: x with what each token gathers from those before it, same shape."""
-        if rotation is None:
-            rotation = self.rotation(x, cache)
-        turn = rotation if self.has_positions else None
-        return x + self.attention(self.attention_norm(x), cache, layer, turn)
+        rotation = (rotation or self.rotation(x, cache)) if self.has_positions else None
+        return x + self.attention(self.attention_norm(x), cache, layer, rotation)
 
     def rotation(self, x: Tensor, cache: KeyValueCache | None) -> Callable[[Tensor], Tensor]:
         """What turns queries and keys of x, (batch, tokens, ...), which continues the cache."""

@@ -218,3 +218,10 @@ def test_stream_and_training_mode():
     model.train()
     fast = compile_decoding(model, "eager")
     assert [int(token) for token in stream(fast, torch.tensor([[3, 1, 4]]), 9, temperature=0)] == expected
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(RuntimeError, match="compile_decoding needs a C.. compiler, .* or use the model as it is"):
+        compile_decoding(drawn(MODELS["gpt"]()))

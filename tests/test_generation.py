@@ -482,7 +482,8 @@ def test_each_of_several_prompts_is_read_once_however_often_it_comes(model, monk
 
 
 def test_a_prompt_that_begins_with_token_0_is_not_taken_for_a_shorter_one(model):
-    prompts = [torch.tensor([0, 5]), torch.tensor([5])]  # padding looks like token 0
-    alone = [generate(model, prompt[None], 6, temperature=0)[0] for prompt in prompts]
-    assert all(map(torch.equal, generate(model, prompts, 6, temperature=0), alone))
-    assert alone[0][2:].tolist() != alone[1][1:].tolist()
+    pairs = [[torch.tensor([0, token]), torch.tensor([token])] for token in range(23)]  # padding looks like token 0
+    alone = [[generate(model, prompt[None], 6, temperature=0)[0] for prompt in pair] for pair in pairs]
+    assert any(longer[2:].tolist() != shorter[1:].tolist() for longer, shorter in alone)
+    for pair, expected in zip(pairs, alone, strict=True):
+        assert all(map(torch.equal, generate(model, pair, 6, temperature=0), expected))

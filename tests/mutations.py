@@ -91,6 +91,10 @@ MUTATIONS = {
     "a special token in a text is taken for one": (
         "tokenizing", "return tokenizer.encode(text, disallowed_special=())",
         'return tokenizer.encode(text, allowed_special="all")', ["tokenizing", "scale/token_files"]),
+    "pairs that a merge made are never merged": (
+        "text", "for other in new_pairs:", "for other in ():", ["text"]),
+    "a pair that became rarer counts as before": (
+        "text", "if -count == self.counts[pair]:", "if True:", ["text"]),
     "special tokens in a text become tokens, in bulk": (
         "tokenizing", "return tokenizer.encode_to_numpy(text, disallowed_special=())",
         'return tokenizer.encode_to_numpy(text, allowed_special="all")', ["tokenizing"]),
@@ -285,6 +289,15 @@ MUTATIONS = {
     "token shards: a flipped bit is not noticed": (
         "scale.token_shards", "(found := zlib.crc32(ids)) != self.crc32:", "(found := 0) != 0:",
         ["scale/token_shards"]),
+    "a sample of everything leaves small files out": (
+        "scale.documents", "places[index] = 1", "places[index] = 0", ["scale/token_documents"]),
+    "a sample of everything ignores its seed": (
+        "scale.documents", "draw = random.Random(seed)", "draw = random.Random(0)", ["scale/token_documents"]),
+    "a sample of everything is the beginnings of files": (
+        "scale.documents", "int(stretch * number + draw.random() * (stretch - _SPOT))", "number",
+        ["scale/token_documents"]),
+    "a vocabulary is learned from the first text only": (
+        "cli.data", "spread_documents(texts,", "spread_documents(texts[:1],", ["cli/data"]),
     "token files: documents do not end": (
         "scale.encoding", "np.array([self.end_of_text], self.dtype)]", "np.array([], self.dtype)]",
         ["scale/token_files"]),

@@ -215,13 +215,11 @@ class MultiHeadAttention(nn.Module):
         """Queries, keys and values of x, each (batch, heads, tokens, d_head)."""
         if x.dim() != 3 or x.shape[2] != self.d_model:
             raise ValueError(f"x has shape {tuple(x.shape)}: give (batch, tokens, {self.d_model})")
-        both = [self.n_heads, self.n_kv_heads]
-        heads = self.qkv(x).unflatten(2, (-1, self.d_head)).transpose(1, 2)
-        matched, value = heads.split([sum(both), self.n_kv_heads], dim=1)
+        sizes = [heads * self.d_head for heads in (self.n_heads, self.n_kv_heads, self.n_kv_heads)]
+        query, key, value = (part.unflatten(2, (-1, self.d_head)).transpose(1, 2)
+                             for part in self.qkv(x).split(sizes, dim=2))
         if self.query_norm is not None:
-            query, key = matched.split(both, dim=1)
-            matched = torch.cat([self.query_norm(query), self.key_norm(key)], dim=1)
+            query, key = self.query_norm(query), self.key_norm(key)
         if rotate is not None:
-            matched = rotate(matched)  # both at once: one call less
-        query, key = matched.split(both, dim=1)
+            query, key = rotate(query), rotate(key)
         return query, key, value

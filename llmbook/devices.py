@@ -133,10 +133,14 @@ def fetch_numbers(*scalars: Tensor) -> list[float]:
 
 def activation_dtype(weight: Tensor) -> torch.dtype:
     """The number format of what a layer computes with `weight`: autocast's inside `autocast`, else the weight's."""
-    kind = weight.device.type
+    return _autocast_dtype(weight.device.type) or weight.dtype
+
+
+@torch.compiler.assume_constant_result  # not every PyTorch can trace it; a graph is made for one state of autocast
+def _autocast_dtype(kind: str) -> torch.dtype | None:
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
-    return weight.dtype
+    return None
 
 
 class _NoDraws(TorchFunctionMode):

@@ -20,7 +20,7 @@ from .families import has_plain_head
 
 __all__ = ["CHUNK", "ROWS", "chunked_loss", "chunks_pay", "head_weight", "most_logits", "padded_rows"]
 
-CHUNK = {"cpu": 2**24, "cuda": 2**27}
+CHUNK = {"cpu": 2**24, "cuda": 2**28}
 """Logits that exist at once, by device: as many as keep it busy."""
 ROWS = 64
 """On a GPU the vocabulary's rows are padded to a multiple of this, inside the product only: its fast kernels want rows
@@ -122,11 +122,12 @@ def _chunk(x: Tensor, matrix: Tensor, target: Tensor, vocab_size: int, slope: bo
         logits[:, vocab_size:] = -torch.inf  # no token has these
     known, place = target != -100, target.clamp(min=0)[:, None]
     log_p = F.log_softmax(logits, dim=-1, dtype=torch.float32)
-    loss = -log_p.gather(1, place)[:, 0].where(known, 0.0).sum()
+    right = log_p.gather(1, place)  # of the token that came, (n, 1)
+    loss = -right[:, 0].where(known, 0.0).sum()
     if not slope:
         return loss, None
     if torch.compiler.is_compiling():  # one fused pass over the logits
         hit = torch.arange(matrix.shape[0], device=x.device) == place
         return loss, (log_p.exp() - hit.float()).to(x.dtype)
-    minus_one = torch.full_like(place, -1.0, dtype=torch.float32)
-    return loss, log_p.exp_().scatter_add_(1, place, minus_one).to(x.dtype)
+    slopes = torch.exp(log_p, out=log_p if log_p.dtype == x.dtype else logits)  # each pass over them costs
+    return loss, slopes.scatter_(1, place, right.expm1().to(x.dtype))  # p, and p - 1 for the token that came

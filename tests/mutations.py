@@ -176,6 +176,37 @@ MUTATIONS = {
         ["formats/tokenizers"]),
     "a special token in a message is one": (
         "formats.chat_templates", "if not tokenizer.special_tokens_set:", "if True:", ["formats/tokenizers", "chat"]),
+    "an answer that was spelled in another way is read again": (
+        "formats.conversations", "if new != old and _text(new, special, known) != _text(old, special, known):",
+        "if new != old:", ["formats/conversations"]),
+    "a special token and its letters are the same text": (
+        "formats.conversations", "opening = [token for token in part[:1] if token in special]", "opening = []",
+        ["formats/conversations"]),
+    "a full context makes room for one turn": (
+        "formats.conversations", "<= room // 2)", "<= room)", ["formats/conversations", "chat"]),
+    "a full context loses the latest turn too": (
+        "formats.conversations", "without(min(gone, max(0, turns - 1)))", "without(gone)", ["formats/conversations"]),
+    "a full context loses the system message": (
+        "formats.conversations", "[*messages[:first], *messages[first + 2 * gone :]]", "[*messages[2 * gone :]]",
+        ["formats/conversations", "chat"]),
+    "what fits is looked for turn by turn": (
+        "formats.conversations", "bisect_left(range(turns), True, key=lambda gone: len(without(gone)[1]) <= room // 2)",
+        "next((g for g in range(turns) if len(without(g)[1]) <= room // 2), turns)", ["formats/conversations"]),
+    "what old weights made of a text is kept": (
+        "formats.conversations", "if (weights := self._state_of_weights()) != self._weights:", "if False:", ["chat"]),
+    "a larger cache forgets what the smaller one held": (
+        "formats.conversations", "same = 0 if self.cache is None else", "same = 0 if getattr(self.cache, 'max_tokens', "
+        "needed) < needed or self.cache is None else", ["chat"]),
+    "a cache grows by a little at a time": (
+        "formats.conversations", "room *= 2", "room += 64", ["formats/conversations"]),
+    "a chat does not note what it said": (
+        "open_weights", "self.read_so_far.add(token)", "pass", ["formats/conversations", "chat"]),
+    "a text that ends in U+FFFD is never shown": (
+        "formats.decoding", 'if len(self._window) > _LONGEST else ""', 'if False else ""', ["formats/decoding"]),
+    "a token is decoded without the one before": (
+        "formats.decoding", "text[self._shown :], self._window[-1:]", "text[self._shown :], []", ["formats/decoding"]),
+    "a continuation loses its first space": (
+        "formats.decoding", "and not continues", "", ["formats/decoding"]),
     "a local folder with the name of a model is passed over": (
         "open_weights", "    if path.exists():\n        raise ValueError", "    if False:\n        raise ValueError",
         ["open_weights"]),
@@ -269,6 +300,14 @@ MUTATIONS = {
     # the command
     "a damaged model counts as complete": (
         "cli.contents", "if not content_hash(weights).startswith(wanted):", "if False:", ["cli/runs", "cli/pretrain"]),
+    "an answer that is stopped goes on unseen": (
+        "cli.chat", "pieces.close()", "pass", ["cli/chat"]),
+    "what went for want of room is not told": (
+        "cli.chat", "if self.talk.notice:", "if False:", ["cli/chat"]),
+    "codes are made of weights that were rounded before": (
+        "cli.writers", 'dtype = "float32"', "pass", ["cli/writers"]),
+    "a missing compiler is found out late": (
+        "cli.writers", "_check_compiler(device)\n", "pass\n", ["cli/writers"]),
     "data that has changed counts as the same": (
         "cli.runs", 'before["content"][name].get("content") != now["content"]]', "False]",
         ["cli/runs", "cli/pretrain"]),

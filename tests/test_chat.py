@@ -7,9 +7,11 @@ import tiktoken
 import torch
 
 from llmbook.assets import fetch
+from llmbook.compiled import compile_decoding
 from llmbook.formats.chat_templates import CHATML, encode_chat, render_chat
 from llmbook.formats.conversations import ReadSoFar
 from llmbook.formats.gguf import GGUFCheckpoint
+from llmbook.formats.quantized import quantize
 from llmbook.generation import stream
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.open_weights import Chat, format_chat, load_pretrained
@@ -247,6 +249,41 @@ def test_a_cache_that_is_kept_changes_no_answer(words):
         return chat.messages
 
     assert conversation(forget=True) == conversation(forget=False)
+
+
+def test_a_compiled_model_says_the_same(words):
+    """Its cache has memory of fixed shapes, which is exchanged as the conversation grows; some turns go at its end."""
+    def conversation(wrap) -> tuple[list[dict[str, str]], int]:
+        torch.manual_seed(0)
+        chat = Chat(wrap(shaken(Llama(LlamaConfig(410, 500, 32, 4, 2, 2, 64)))), words, max_new_tokens=40,
+                    temperature=0.8, seed=1)
+        read = []
+        for number in range(8):
+            pieces = chat.stream(f"Question {number}?")
+            next(pieces)
+            if number == 2:
+                pieces.close()
+            said = "".join(pieces)
+            assert said or number == 2
+            read.append(chat.read_so_far.cache.length)
+        assert max(read) > 256
+        return chat.messages, chat.dropped
+
+    messages, dropped = conversation(lambda model: model)
+    assert dropped and conversation(lambda model: compile_decoding(model, backend="eager")) == (messages, dropped)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_model_reads_only_what_is_new_too(words, bits):
+    chat = scripted(words, ["The tide."] * 5, system="Be brief.")
+    chat.model = quantize(Scripted(d_model=32), bits)
+    chat.model.says = [*words.encode("The tide."), STOP] * 5
+    chat.clear()
+    for _ in range(5):
+        assert chat.say("Where?") == "The tide."
+    read = [count for count in chat.model.passes if count > 1]
+    new = len(words.encode("<|im_end|>\n" + format_chat([turn("user", "Where?")]), allowed_special="all"))
+    assert read[1:] == [new] * 4
 
 
 def test_the_cache_grows_and_keeps_what_it_holds(words):

@@ -92,12 +92,25 @@ def test_a_compiled_run_is_the_usual_run(case, no_machine_code):
 
 @pytest.mark.parametrize("build", [gpt, llama])
 @pytest.mark.parametrize("chunks", [False, True])
-def test_pretraining_is_one_graph_forward(build, chunks, no_machine_code, monkeypatch):
-    """Nothing breaks it: neither the check of the ids nor the chunks."""
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_pretraining_is_one_graph_forward(build, chunks, precision, no_machine_code, monkeypatch):
+    """Nothing breaks it: neither the check of the ids, nor the chunks, nor autocast."""
     monkeypatch.setattr(head_loss, "LEAST", 0 if chunks else 2**24)
     monkeypatch.setattr(head_loss, "CHUNK", {"cpu": 11 * 11})
-    train(build(), batches(3), next_token_loss, quick(3, compile=True))
+    train(build(), batches(3), next_token_loss, quick(3, compile=True, precision=precision))
     assert len(no_machine_code) == 1
+
+
+def test_a_graph_is_made_for_each_state_of_autocast(no_machine_code, monkeypatch):
+    """What it found about autocast when it was made holds for that state only."""
+    monkeypatch.setattr(head_loss, "LEAST", 0)
+    model, batch = gpt(), batches(1)[0]
+    compute, found = compiled_loss(next_token_loss, "cpu"), []
+    for loss_fn in (next_token_loss, compute, next_token_loss, compute):
+        with torch.autocast("cpu", torch.bfloat16, enabled=len(found) >= 2):
+            found.append(loss_fn(model, *batch).detach())
+    assert found[0] == pytest.approx(found[1]) and found[2] == pytest.approx(found[3]) and found[0] != found[2]
+    assert len(no_machine_code) == 2
 
 
 def test_each_run_may_be_compiled_as_often_as_the_first(no_machine_code):

@@ -158,4 +158,8 @@ def _writing_flags(added: Parser, temperature: float | None) -> None:
     added.add_argument("--device", metavar="NAME", help="cpu, cuda or mps; the best there is if not given")
     added.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="the number format of the weights; "
                        "the fastest that the device computes well if not given")
+    added.add_argument("--bits", type=int, choices=(4, 8), help="round the weights to so many bits: faster, and nearly "
+                       "as good; 4 on a CPU only")
+    added.add_argument("--compile", action="store_true", help="compile the model first: worth the wait on a GPU, for "
+                       "long texts")
 

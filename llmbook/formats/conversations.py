@@ -92,11 +92,11 @@ def _parts(ids: Sequence[int], special: frozenset[int]) -> Iterator[list[int]]:
         yield list(ids[start:end])
 
 
-def _text(part: list[int], special: frozenset[int], tokenizer: PretrainedTokenizer) -> tuple[list[int], bytes]:
-    """A part's special token and the bytes after it; the ids alone where a token's bytes depend on its neighbours."""
+def _text(part: list[int], special: frozenset[int], tokenizer: PretrainedTokenizer) -> tuple[list[int], str]:
+    """A part's special token and the text after it; the ids alone where a token's text depends on its neighbours."""
     opening = [token for token in part[:1] if token in special]
     words = [tokenizer.token_bytes(token) for token in part[len(opening) :]]
-    return (part, b"") if None in words else (opening, b"".join(words))
+    return (part, "") if None in words else (opening, b"".join(words).decode("utf-8", "replace"))
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -59,4 +59,4 @@ def test_of_a_large_vocabulary_only_a_part_of_the_logits_is_counted():
     layers = sum(layer.in_features + layer.out_features for layer in model.modules() if isinstance(layer, Linear))
     assert few == 256 * 2 * layers + 12 * 256 * 50257 and many == 1024 * 2 * layers + 12 * 256 * 50257
     on_gpu = cost.activation_bytes(model, 16384, 50257, True, "cuda")
-    assert on_gpu == 16384 * 2 * layers + 12 * 2048 * 50257
+    assert on_gpu == 16384 * 2 * layers + 12 * 4096 * 50257

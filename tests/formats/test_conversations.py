@@ -211,6 +211,16 @@ def test_a_part_with_the_same_text_keeps_the_ids_that_were_read(chatml):
     assert as_read([start, *words], [*written, *words], chatml) == [start, *words]
 
 
+def test_bytes_that_are_no_text_are_not_read_again(chatml):
+    """They stand in the answer as U+FFFD, which the tokenizer spells by other bytes."""
+    chat = scripted(chatml)
+    broken = [number for number in range(chatml.n_vocab) if chatml.token_bytes(number) in (b"\xff", b"\xe4")]
+    answer, _ = say(chat, QUESTION, [*chatml.encode("the"), *broken, *chatml.encode(" clock")])
+    assert len(broken) == 2 and answer == "the\ufffd\ufffd clock"
+    count = say(chat, QUESTION, chatml.encode(ANSWER))[1]
+    assert count == say(chat, QUESTION, [])[1]
+
+
 def test_where_a_token_s_text_depends_on_its_neighbours_only_equal_ids_are_the_same():
     class Plain:
         n_vocab, special_tokens_set = 10, set()

@@ -12,8 +12,8 @@ class Scripted(Llama):
     the last call, what the cache holds of it included; read, that text at each call with several tokens.
     """
 
-    def __init__(self, context_length: int = 400, vocab_size: int = 410):
-        super().__init__(LlamaConfig(vocab_size, context_length, 8, 2, 1, 1, 8))
+    def __init__(self, context_length: int = 400, vocab_size: int = 410, d_model: int = 8):
+        super().__init__(LlamaConfig(vocab_size, context_length, d_model, 2, 1, 1, d_model))
         self.says, self.read, self.passes, self.held = [], [], [], []
 
     def hidden_states(self, token_ids, cache=None):

@@ -163,6 +163,15 @@ MUTATIONS = {
         ["formats/export", "formats/layouts"]),
     "4 bits: the value of code 0 given as that of code 8": (
         "formats.quantized", "(minimum + 8 * step).T", "minimum.T", ["formats/quantized"]),
+    "a token's short way: a window left out": (
+        "formats.quick_blocks", "keys[:, :, -window:], values[:, :, -window:]", "keys, values",
+        ["formats/quick_blocks"]),
+    "a token's short way: the norm's epsilon left out": (
+        "formats.quick_blocks", "(d_model * config.norm_eps) ** 0.5", "0.0", ["formats/quick_blocks"]),
+    "a token's short way: what a hook changed is passed over": (
+        "formats.quick_blocks", "if x is not token.x:", "if layer == 0:", ["formats/quick_blocks"]),
+    "a token's short way is taken with padding": (
+        "formats.quick_blocks", " and cache.padding is None", "", ["formats/quick_blocks"]),
     "int8: the scale of a row left out": (
         "formats.quantized", "(self.weight * self.scale[:, None])", "self.weight", ["formats/quantized"]),
     "Mistral without a window where its file names none": (

@@ -156,19 +156,29 @@ def test_layers_that_were_exchanged_are_seen():
     assert torch.equal(after, generate(model, prompt, 20, temperature=0)) and not torch.equal(after, before)
 
 
+def overwriting(graph, inputs):
+    """A backend that gives its results in the same memory each time, as CUDA graphs do."""
+    results = []
+
+    def run(*arguments):
+        new = graph(*arguments)
+        results.extend([torch.empty_like(each) for each in new] if not results else [])
+        for kept, each in zip(results, new, strict=True):
+            kept.copy_(each)
+        return results
+
+    return run
+
+
 def test_outputs_that_are_kept_stay():
-    """With CUDA graphs, a step writes over what the last one returned."""
     model = drawn(MODELS["gpt"]())
-    fast = compile_decoding(model, "eager")
+    fast = compile_decoding(model, overwriting)
     cache, token = fast.new_cache(1), torch.tensor([[3]])
     with torch.no_grad():
         fast.hidden_states(token, cache)
-        first = fast.hidden_states(token, cache)
-        kept = first.clone()
-        second = fast.hidden_states(token, cache)
-        assert torch.equal(first, kept) and first.data_ptr() != second.data_ptr()
-        logits = [model(torch.tensor([[3] * count]))[:, -1] for count in (2, 3)]
-        torch.testing.assert_close([fast.lm_head(each[:, -1]) for each in (first, second)], logits)
+        found = [fast.lm_head(each) for each in [fast.hidden_states(token, cache) for _ in range(3)]]
+        expected = model(torch.tensor([[3] * 4]))[:, 1:].split(1, dim=1)
+    torch.testing.assert_close(found, list(expected))
 
 
 def test_memory_is_used_again_when_its_cache_is_gone():

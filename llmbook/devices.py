@@ -270,10 +270,12 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def without_dropout(model: nn.Module) -> AbstractContextManager:
+def without_dropout(model: nn.Module | Sequence[nn.Module]) -> AbstractContextManager:
     """The context in which a model's dropout does nothing, as in evaluation mode. The model itself is not touched, so
-    that two callers, or two threads, cannot switch dropout on or off for each other."""
-    return _DropoutOff() if any(module.training for module in model.modules()) else nullcontext()
+    that two callers, or two threads, cannot switch dropout on or off for each other. Whoever asks for each token hands
+    in the list of the model's modules, so that it is not made each time."""
+    modules = model.modules() if isinstance(model, nn.Module) else model
+    return _DropoutOff() if any(module.training for module in modules) else nullcontext()
 
 
 class OneProcess:

@@ -91,6 +91,10 @@ MUTATIONS = {
     "a special token in a text is taken for one": (
         "tokenizing", "return tokenizer.encode(text, disallowed_special=())",
         'return tokenizer.encode(text, allowed_special="all")', ["tokenizing", "scale/token_files"]),
+    "pairs that a merge made are never merged": (
+        "text", "for other in new_pairs:", "for other in ():", ["text"]),
+    "a pair that became rarer counts as before": (
+        "text", "if -count == self.counts[pair]:", "if True:", ["text"]),
     "special tokens in a text become tokens, in bulk": (
         "tokenizing", "return tokenizer.encode_to_numpy(text, disallowed_special=())",
         'return tokenizer.encode_to_numpy(text, allowed_special="all")', ["tokenizing"]),
@@ -159,6 +163,15 @@ MUTATIONS = {
         ["formats/export", "formats/layouts"]),
     "4 bits: the value of code 0 given as that of code 8": (
         "formats.quantized", "(minimum + 8 * step).T", "minimum.T", ["formats/quantized"]),
+    "a token's short way: a window left out": (
+        "formats.quick_blocks", "keys[:, :, -window:], values[:, :, -window:]", "keys, values",
+        ["formats/quick_blocks"]),
+    "a token's short way: the norm's epsilon left out": (
+        "formats.quick_blocks", "(d_model * config.norm_eps) ** 0.5", "0.0", ["formats/quick_blocks"]),
+    "a token's short way: what a hook changed is passed over": (
+        "formats.quick_blocks", "if x is not token.x:", "if layer == 0:", ["formats/quick_blocks"]),
+    "a token's short way is taken with padding": (
+        "formats.quick_blocks", " and cache.padding is None", "", ["formats/quick_blocks"]),
     "int8: the scale of a row left out": (
         "formats.quantized", "(self.weight * self.scale[:, None])", "self.weight", ["formats/quantized"]),
     "Mistral without a window where its file names none": (
@@ -285,6 +298,15 @@ MUTATIONS = {
     "token shards: a flipped bit is not noticed": (
         "scale.token_shards", "(found := zlib.crc32(ids)) != self.crc32:", "(found := 0) != 0:",
         ["scale/token_shards"]),
+    "a sample of everything leaves small files out": (
+        "scale.documents", "places[index] = 1", "places[index] = 0", ["scale/token_documents"]),
+    "a sample of everything ignores its seed": (
+        "scale.documents", "draw = random.Random(seed)", "draw = random.Random(0)", ["scale/token_documents"]),
+    "a sample of everything is the beginnings of files": (
+        "scale.documents", "int(stretch * number + draw.random() * (stretch - _SPOT))", "number",
+        ["scale/token_documents"]),
+    "a vocabulary is learned from the first text only": (
+        "cli.data", "spread_documents(texts,", "spread_documents(texts[:1],", ["cli/data"]),
     "token files: documents do not end": (
         "scale.encoding", "np.array([self.end_of_text], self.dtype)]", "np.array([], self.dtype)]",
         ["scale/token_files"]),

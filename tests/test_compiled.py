@@ -57,15 +57,15 @@ def test_writes_what_the_model_writes(name):
         assert same(generate(fast, prompts, 45, temperature=0, stop_tokens=[11]), expected)
 
 
-def test_one_compilation_for_one_row_and_two_for_all_other_batches():
-    model, backend, counts = drawn(MODELS["gpt"]()), Compilations(), []
+def test_one_compilation_for_each_batch_size_rounded_up():
+    model, backend, counts = drawn(GPT(GPTConfig(23, 40, 16, 2, 1))), Compilations(), []
     fast = compile_decoding(model, backend)
     sixteen = torch.randint(23, (16, 5), generator=torch.Generator().manual_seed(1))
-    for prompts in [torch.tensor([[3, 1, 4]]), UNEQUAL, sixteen] * 2:
+    for prompts in [torch.tensor([[3, 1, 4]]), UNEQUAL, sixteen[:4], sixteen, sixteen[:9]] * 2:
         expected = generate(model, prompts, 8, temperature=0)
         assert same(generate(fast, prompts, 8, temperature=0), expected)
         counts.append(backend.count)
-    assert counts[0] == 1 and counts[-1] == counts[2] <= 3
+    assert counts == [1, 2, 2, *[3] * 7]
 
 
 def test_a_long_text_and_all_cache_sizes_need_one_compilation():
@@ -218,3 +218,10 @@ def test_stream_and_training_mode():
     model.train()
     fast = compile_decoding(model, "eager")
     assert [int(token) for token in stream(fast, torch.tensor([[3, 1, 4]]), 9, temperature=0)] == expected
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(RuntimeError, match="compile_decoding needs a C.. compiler, .* or use the model as it is"):
+        compile_decoding(drawn(MODELS["gpt"]()))

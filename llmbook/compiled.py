@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .attention import KeyValueCache, MultiHeadAttention
+from .compiling import check_compiler
 from .gpt import check_token_ids
 from .protocols import Cache, LanguageModel
 
@@ -36,11 +37,14 @@ def compile_decoding(model: LanguageModel, backend: str | Callable = "inductor")
             write. Its weights are shared, not copied; the model itself is not touched.
         backend: as for `torch.compile`.
 
-    The first token is slow: that is when the pass is compiled, once for one row and once or twice for other batches.
+    The first token is slow: that is when the pass is compiled, once for each batch size (rounded up to a power of two).
     Prompts are read by the model as it is.
 
-    Raises TypeError for a model with another kind of attention or cache.
+    Raises TypeError for a model with another kind of attention or cache; RuntimeError if the compiler that PyTorch
+    needs is not installed.
     """
+    if backend == "inductor":
+        check_compiler(next(model.parameters()).device, "compile_decoding", "or use the model as it is")
     return CompiledDecoding(model, backend)
 
 
@@ -65,7 +69,6 @@ class CompiledDecoding(nn.Module):
         self.model = _twin(model)
         self.train(False)
         self._step = _compiled_step(self.model, self.backend, next(model.parameters()).device)
-        self._shapes: set[tuple] = set()  # for which it is compiled
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -86,15 +89,12 @@ class CompiledDecoding(nn.Module):
             return self.model.hidden_states(token_ids, cache)
         check_token_ids(token_ids, self.config.vocab_size, self.config.context_length, cache.length)
         storage = cache.prepare_step(token_ids)
-        shape = (len(storage.token), storage.keys.shape[3] == FEWEST_PLACES)
-        # Other modes would be guarded against and compiled once more.
-        with torch.inference_mode(False), torch.no_grad(), _compiling(shape not in self._shapes):
+        with torch.inference_mode(False), torch.no_grad():  # another mode would be compiled once more
             if storage.keys.is_cuda:
                 torch.compiler.cudagraph_mark_step_begin()
             hidden, keys, values = self._step(storage.token, storage.position, storage.padding, storage.keys,
                                               storage.values)
             cache.finish_step(keys, values)
-            self._shapes.add(shape)
             return hidden[: len(token_ids)].clone()  # the next step overwrites it
 
     def run_blocks(self, x: Tensor, first: int = 0, cache: Cache | None = None) -> Tensor:
@@ -315,17 +315,8 @@ def _compiled_step(model: nn.Module, backend: str | Callable, device: torch.devi
         hidden = model.hidden_states(token, past)
         return hidden, torch.stack(past.new_keys), torch.stack(past.new_values)
 
+    # PyTorch counts how often it compiled a piece of code, and gives up at eight. So each model has its own.
+    own = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
     mode = "reduce-overhead" if backend == "inductor" and device.type == "cuda" else None
-    return torch.compile(step, fullgraph=True, backend=backend, mode=mode)
+    return torch.compile(own, fullgraph=True, dynamic=False, backend=backend, mode=mode)
 
-
-@contextmanager
-def _compiling(expected: bool) -> Iterator[None]:
-    """Lets PyTorch compile one more version of the pass: it gives up after 8 otherwise, over all models."""
-    if not expected:
-        yield
-        return
-    settings = torch._dynamo.config
-    name = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
-    with settings.patch({name: 1000}):
-        yield

@@ -17,21 +17,21 @@ from .protocols import LossFunction
 __all__ = ["check_compiler", "compiled_loss"]
 
 
-def check_compiler(device: torch.device | str) -> None:
+def check_compiler(device: torch.device | str, what: str = "compile=True",
+                   otherwise: str = "or do without (compile=False)") -> None:
     """Raise RuntimeError, before anything is computed, if what `torch.compile` needs on `device` is not installed: a
     C++ compiler; for CUDA Triton, and a C compiler for its launchers."""
     kind = torch.device(device).type
-    otherwise = "or do without (compile=False)"
     if kind == "cuda" and importlib.util.find_spec("triton") is None:
         name = "triton-windows" if sys.platform == "win32" else "triton"
-        raise RuntimeError(f"compile=True needs Triton on {kind}: pip install {name}, {otherwise}")
+        raise RuntimeError(f"{what} needs Triton on {kind}: pip install {name}, {otherwise}")
     if kind == "cuda" and sys.platform == "win32":
         return  # its Triton brings a compiler
     usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
     variable, names = ("CC", ("gcc", "clang")) if kind == "cuda" else ("CXX", (usual,))
     names = (os.environ[variable].split()[0],) if os.environ.get(variable, "").strip() else names
     if not any(shutil.which(name) for name in names):
-        raise RuntimeError(f"compile=True needs a C++ compiler, and there is no {' or '.join(names)}: install one "
+        raise RuntimeError(f"{what} needs a C++ compiler, and there is no {' or '.join(names)}: install one "
                            f"(g++, clang or Visual Studio's), name it in {variable}, {otherwise}")
 
 

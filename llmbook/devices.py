@@ -18,6 +18,7 @@ The policy, the same in `train`, `load_model`, `load_pretrained`, `generate` and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -126,9 +127,35 @@ def send(batch: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     return [tensor.to(device, non_blocking=True) for tensor in batch]
 
 
-def fetch_numbers(*scalars: Tensor) -> list[float]:
-    """Numbers that a device has computed, in one transfer: the program waits for the device once."""
-    return torch.stack([scalar.detach().float() for scalar in scalars]).tolist()
+class Numbers:
+    """Numbers that a device has computed, on their way to the program: all in one transfer, which waits in the GPU's
+    queue of work while the program goes on. `wait()` waits for them."""
+
+    def __init__(self, *scalars: Tensor):
+        self.there = torch.stack([scalar.detach().float() for scalar in scalars])
+        self.here, self.arrived = self.there, None
+        if self.there.device.type == "cuda":
+            self.here = torch.empty(len(scalars), pin_memory=True).copy_(self.there, non_blocking=True)
+            self.arrived = torch.cuda.Event()
+            self.arrived.record()
+
+    def wait(self) -> list[float]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.here.tolist()
+
+
+def guard_update(optimizer: torch.optim.Optimizer, numbers: Numbers) -> None:
+    """Let the next step of an optimizer do nothing if one of the numbers is nan or infinite.
+
+    PyTorch's fused kernels look on the device (`found_inf`, which its `GradScaler` uses): nobody waits. For other
+    optimizers the program waits here, and takes the gradients away.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    if optimizer.defaults.get("fused") and not any(map(is_sharded, weights)):
+        optimizer.found_inf = 1 - numbers.there.isfinite().all().float()
+    elif not all(map(math.isfinite, numbers.wait())):
+        optimizer.zero_grad(set_to_none=True)
 
 
 def activation_dtype(weight: Tensor) -> torch.dtype:
@@ -243,10 +270,12 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def without_dropout(model: nn.Module) -> AbstractContextManager:
+def without_dropout(model: nn.Module | Sequence[nn.Module]) -> AbstractContextManager:
     """The context in which a model's dropout does nothing, as in evaluation mode. The model itself is not touched, so
-    that two callers, or two threads, cannot switch dropout on or off for each other."""
-    return _DropoutOff() if any(module.training for module in model.modules()) else nullcontext()
+    that two callers, or two threads, cannot switch dropout on or off for each other. Whoever asks for each token hands
+    in the list of the model's modules, so that it is not made each time."""
+    modules = model.modules() if isinstance(model, nn.Module) else model
+    return _DropoutOff() if any(module.training for module in modules) else nullcontext()
 
 
 class OneProcess:

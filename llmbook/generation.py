@@ -87,10 +87,12 @@ class TextBatch:
     def __init__(self, model: LanguageModel, prompts: Sequence[Tensor], max_new_tokens: int,
                  cache: Cache | None = None):
         self.model, self.cache, self.own_cache = model, cache, cache is None
+        self.modules = [*model.modules()]  # some may be in training mode
         self.context_length, device = model.config.context_length, next(model.parameters()).device
         ids = nn.utils.rnn.pad_sequence(list(prompts), batch_first=True, padding_side="left")
         padding = torch.tensor([ids.shape[1] - len(prompt) for prompt in prompts])
-        self.padding, self.padded, self.length = padding.to(device), bool(padding.any()), ids.shape[1]
+        self.padding, self.padded = padding.to(device), bool(padding.any())
+        self.length = ids.shape[1]
         self.most = min(self.context_length, self.length + max_new_tokens)
         self.ids = nn.functional.pad(ids.to(device), (0, self.most + 1 - self.length))
 
@@ -112,7 +114,7 @@ class TextBatch:
         return logits[copies.to(logits.device)]
 
     def _read(self, unread: Tensor) -> Tensor:
-        with without_dropout(self.model):
+        with without_dropout(self.modules):
             hidden = self.model.hidden_states(unread, self.cache)[:, -1]  # (rows, d_model)
             return self.model.lm_head(hidden)
 

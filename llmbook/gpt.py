@@ -160,8 +160,7 @@ def check_token_ids(token_ids: Tensor, vocab_size: int, context_length: int, pas
                          "shorten the text")
     if token_ids.device.type != "cpu" or torch.compiler.is_compiling():
         return  # on a GPU each call would wait for the answer, and a compiled pass has no "if"
-    least, most = token_ids.aminmax()
-    if least < 0 or most >= vocab_size:
+    if not 0 <= int(token_ids.min()) <= int(token_ids.max()) < vocab_size:
         bad = int(token_ids[(token_ids < 0) | (token_ids >= vocab_size)][0])
         raise ValueError(f"token id {bad} is outside the vocabulary of {vocab_size}: "
                          "encode the text with the model's own tokenizer")

@@ -117,7 +117,7 @@ class _HeadLoss(torch.autograd.Function):
 def _chunk(x: Tensor, matrix: Tensor, target: Tensor, vocab_size: int, slope: bool) -> tuple[Tensor, Tensor | None]:
     """The sum of the losses of some tokens, features (n, d_model), and the gradient of each one's loss with respect to
     its logits, (n, rows of the matrix), in the matrix's format."""
-    logits = x @ matrix.T  # (n, rows)
+    logits = _product(x, matrix)  # (n, rows)
     if matrix.shape[0] > vocab_size:
         logits[:, vocab_size:] = -torch.inf  # no token has these
     known, place = target != -100, target.clamp(min=0)[:, None]
@@ -129,5 +129,15 @@ def _chunk(x: Tensor, matrix: Tensor, target: Tensor, vocab_size: int, slope: bo
     if torch.compiler.is_compiling():  # one fused pass over the logits
         hit = torch.arange(matrix.shape[0], device=x.device) == place
         return loss, (log_p.exp() - hit.float()).to(x.dtype)
-    slopes = torch.exp(log_p, out=log_p if log_p.dtype == x.dtype else logits)  # each pass over them costs
+    into = next((t for t in (log_p, logits) if t.dtype == x.dtype), None)  # memory that is not needed any more
+    slopes = torch.exp(log_p, out=torch.empty_like(log_p, dtype=x.dtype) if into is None else into)
     return loss, slopes.scatter_(1, place, right.expm1().to(x.dtype))  # p, and p - 1 for the token that came
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """Logits (n, rows). A GPU's bfloat16 product can write float32 at once: nothing is rounded, and the softmax, which
+    needs float32, reads them as they are."""
+    writes = x.device.type == "cuda" and x.dtype != torch.float32 and hasattr(torch.ops.aten.mm, "dtype")  # 2.8
+    if writes and not torch.compiler.is_compiling():
+        return torch.mm(x, matrix.T, out_dtype=torch.float32)
+    return x @ matrix.T

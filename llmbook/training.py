@@ -21,8 +21,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from .compiling import compiled_loss
-from .devices import (OneProcess, autocast, chosen_device, evaluation_mode, fast_products,
-                             fetch_numbers, send, whole_state, whole_tensor, without_weights)
+from .devices import (Numbers, OneProcess, autocast, chosen_device, evaluation_mode,
+                             fast_products, guard_update, send, whole_state, whole_tensor,
+                             without_weights)
 from .diagnosis import check_training, explain_not_finite
 from .extras import load_extra
 from .families import family_of
@@ -279,12 +280,13 @@ def train(model: nn.Module, train_loader: Iterable, loss_fn: LossFunction, confi
             norm = clip_gradients(model, config.max_norm)
             if not last:
                 batches.fetch_ahead()  # a GPU is still at work
-            loss, norm = fetch_numbers(loss, norm)  # the step's one wait for the device
+            numbers, rate = Numbers(loss, norm), learning_rate_at(step, config)
+            guard_update(optimizer, numbers)  # nothing moves if one of them is not finite
+            update(optimizer, rate)
+            loss, norm = numbers.wait()  # the step's one wait for the device
             if not math.isfinite(loss + norm):
                 raise FloatingPointError(explain_not_finite(
                     model, parts, counts, loss, norm, history.steps, config.learning_rate))
-            rate = learning_rate_at(step, config)
-            update(optimizer, rate)
             record = history.add(sum(len(part[0]) for part in parts), time.perf_counter() - start,
                                  loss=loss, learning_rate=rate, gradient_norm=norm)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)

@@ -51,9 +51,9 @@ MUTATIONS = {
     "going back forgets nothing": (
         "attention", "self._lengths = [length] * len(self._lengths)", "pass", ["attention"]),
     "keys are not normed": (
-        "attention", "[self.query_norm(query), self.key_norm(key)]", "[self.query_norm(query), key]", ["attention"]),
+        "attention", "self.query_norm(query), self.key_norm(key)", "self.query_norm(query), key", ["attention"]),
     "nothing is turned": (
-        "attention", "matched = rotate(matched)", "rotate(matched)", ["attention", "llama"]),
+        "attention", "query, key = rotate(query), rotate(key)", "rotate(query), rotate(key)", ["attention", "llama"]),
     "positions ignore the cache": (
         "gpt", "self.position_embedding(cache.positions(tokens))", "self.position_embedding.weight[:tokens]", ["gpt"]),
     "weight tying: the output layer gets its own matrix": (
@@ -77,7 +77,8 @@ MUTATIONS = {
     "gate and content swapped": (
         "llama", "gate, content = self.expand", "content, gate = self.expand", ["llama"]),
     "layers without positions get them": (
-        "llama", "turn = rotation if self.has_positions else None", "turn = rotation", ["llama", "formats/layouts"]),
+        "llama", "(rotation or self.rotation(x, cache)) if self.has_positions else None",
+        "rotation or self.rotation(x, cache)", ["llama", "formats/layouts"]),
     "a shared product: every thread takes the first rows": (
         "devices", "return result if bias is None else result + bias",
         "result = result.flatten()[: len(weight) // parts].repeat(parts).view(result.shape)\n"
@@ -91,6 +92,10 @@ MUTATIONS = {
     "a special token in a text is taken for one": (
         "tokenizing", "return tokenizer.encode(text, disallowed_special=())",
         'return tokenizer.encode(text, allowed_special="all")', ["tokenizing", "scale/token_files"]),
+    "pairs that a merge made are never merged": (
+        "text", "for other in new_pairs:", "for other in ():", ["text"]),
+    "a pair that became rarer counts as before": (
+        "text", "if -count == self.counts[pair]:", "if True:", ["text"]),
     "special tokens in a text become tokens, in bulk": (
         "tokenizing", "return tokenizer.encode_to_numpy(text, disallowed_special=())",
         'return tokenizer.encode_to_numpy(text, allowed_special="all")', ["tokenizing"]),
@@ -139,13 +144,34 @@ MUTATIONS = {
     "spare ids can be chosen": (
         "generation", "logits = logits[:, : self.vocab_size]", "logits = logits", ["generation"]),
     "logits that are no numbers choose a token": (
-        "generation", "if not bool(logits.amax(dim=-1).isfinite().all()):", "if False:", ["generation"]),
+        "generation", "if done < 0:", "if False:", ["generation"]),
     "shorter prompts are padded at the right": (
         "generation", 'padding_side="left"', 'padding_side="right"', ["generation"]),
     "what the cache holds is read again": (
-        "generation", "self.ids[:, self.cache.length :]", "self.ids", ["generation"]),
+        "generation", "self.ids[:, self.cache.length : self.length]", "self.ids[:, : self.length]", ["generation"]),
     "ended rows are dropped and the wrong ones go on": (
-        "generation", "rows = (~ended).nonzero()[:, 0]", "rows = ended.nonzero()[:, 0]", ["generation"]),
+        "generation", "ended.int().argsort(stable=True)", "(~ended).int().argsort(stable=True)", ["generation"]),
+    "tokens beyond the end stay in the cache": (
+        "generation", "return texts.cache.rewind(read)", "return", ["generation"]),
+    "texts go on with their halves before anybody looked": (
+        "generation", "count < max_new_tokens and not texts.is_full()", "count < max_new_tokens", ["generation"]),
+    "equal prompts are told apart by their ids alone": (
+        "generation", "torch.cat([self.padding[:, None], self", "torch.cat([0 * self.padding[:, None], self",
+        ["generation"]),
+    "each token is waited for": (
+        "generation", "count % LOOK_EVERY[device.type]", "count % 1", ["generation"]),
+    "a compiled pass sees places that are not filled": (
+        "compiled", "(self.places < position)", "(self.places <= position)", ["compiled"]),
+    "a compiled pass sees padding": (
+        "compiled", "(self.places >= padding[:, None])", "(self.places >= 0 * padding[:, None])", ["compiled"]),
+    "a compiled pass sees past its window": (
+        "compiled", "self.places > self.position - window", "self.places >= self.position - window", ["compiled"]),
+    "each length is compiled": (
+        "compiled", "torch._dynamo.maybe_mark_dynamic(tensor, 3)", "pass", ["compiled"]),
+    "what a step returned is written over": (
+        "compiled", "hidden[: len(token_ids)].clone()", "hidden[: len(token_ids)]", ["compiled"]),
+    "exchanged layers are not seen": (
+        "compiled", "        self._prepare()\n        plain", "        plain", ["compiled"]),
 
     # other people's files
     "tensors of a checkpoint may be left over": (
@@ -159,6 +185,15 @@ MUTATIONS = {
         ["formats/export", "formats/layouts"]),
     "4 bits: the value of code 0 given as that of code 8": (
         "formats.quantized", "(minimum + 8 * step).T", "minimum.T", ["formats/quantized"]),
+    "a token's short way: a window left out": (
+        "formats.quick_blocks", "keys[:, :, -window:], values[:, :, -window:]", "keys, values",
+        ["formats/quick_blocks"]),
+    "a token's short way: the norm's epsilon left out": (
+        "formats.quick_blocks", "(d_model * config.norm_eps) ** 0.5", "0.0", ["formats/quick_blocks"]),
+    "a token's short way: what a hook changed is passed over": (
+        "formats.quick_blocks", "if x is not token.x:", "if layer == 0:", ["formats/quick_blocks"]),
+    "a token's short way is taken with padding": (
+        "formats.quick_blocks", " and cache.padding is None", "", ["formats/quick_blocks"]),
     "int8: the scale of a row left out": (
         "formats.quantized", "(self.weight * self.scale[:, None])", "self.weight", ["formats/quantized"]),
     "Mistral without a window where its file names none": (
@@ -285,6 +320,15 @@ MUTATIONS = {
     "token shards: a flipped bit is not noticed": (
         "scale.token_shards", "(found := zlib.crc32(ids)) != self.crc32:", "(found := 0) != 0:",
         ["scale/token_shards"]),
+    "a sample of everything leaves small files out": (
+        "scale.documents", "places[index] = 1", "places[index] = 0", ["scale/token_documents"]),
+    "a sample of everything ignores its seed": (
+        "scale.documents", "draw = random.Random(seed)", "draw = random.Random(0)", ["scale/token_documents"]),
+    "a sample of everything is the beginnings of files": (
+        "scale.documents", "int(stretch * number + draw.random() * (stretch - _SPOT))", "number",
+        ["scale/token_documents"]),
+    "a vocabulary is learned from the first text only": (
+        "cli.data", "spread_documents(texts,", "spread_documents(texts[:1],", ["cli/data"]),
     "token files: documents do not end": (
         "scale.encoding", "np.array([self.end_of_text], self.dtype)]", "np.array([], self.dtype)]",
         ["scale/token_files"]),

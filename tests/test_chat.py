@@ -255,7 +255,7 @@ def test_a_compiled_model_says_the_same(words):
     """Its cache has memory of fixed shapes, which is exchanged as the conversation grows; some turns go at its end."""
     def conversation(wrap) -> tuple[list[dict[str, str]], int]:
         torch.manual_seed(0)
-        chat = Chat(wrap(shaken(Llama(LlamaConfig(410, 500, 32, 4, 2, 2, 64)))), words, max_new_tokens=40,
+        chat = Chat(wrap(shaken(Llama(LlamaConfig(410, 500, 32, 4, 2, 1, 64)))), words, max_new_tokens=40,
                     temperature=0.8, seed=1)
         read = []
         for number in range(8):
@@ -292,11 +292,12 @@ def test_the_cache_grows_and_keeps_what_it_holds(words):
     ids = list(range(5, 405))
     with torch.inference_mode():
         cache = read.recall(ids, 50)
-        assert cache.length == 0 and cache.max_tokens < 4000
+        assert cache.length == 0 and cache.max_tokens < 2450
         model.hidden_states(torch.tensor([ids]), cache)
         keys = cache.keys[:, :, :, :400].clone()
-        larger = read.recall([*ids, *ids, *ids], 50)
-        assert larger.length == 400 and larger.max_tokens >= 1250 and torch.equal(larger.keys[:, :, :, :400], keys)
+        larger = read.recall(ids * 6, 50)
+        assert larger is not cache and larger.length == 400 and larger.max_tokens >= 2450
+        assert torch.equal(larger.keys[:, :, :, :400], keys)
         assert read.recall(ids, 50) is larger and larger.length == 399  # the last id is read in any case
         assert read.recall([9, 9], 50).length == 0
 

@@ -136,7 +136,23 @@ def test_batches_go_to_a_gpu_through_page_locked_memory_and_nobody_waits(monkeyp
 
 
 def test_numbers_are_fetched_together():
-    assert devices.fetch_numbers(torch.tensor(1.5, requires_grad=True), torch.tensor(2.0).bfloat16()) == [1.5, 2.0]
+    assert devices.Numbers(torch.tensor(1.5, requires_grad=True), torch.tensor(2.0).bfloat16()).wait() == [1.5, 2.0]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("number", [1.0, float("nan"), float("inf")])
+def test_a_guarded_update_does_nothing_where_a_number_is_not_finite(fused, number):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], fused=fused)
+    for _ in range(2):  # the guard holds for one step
+        weight.grad = torch.ones(3)
+        devices.guard_update(optimizer, devices.Numbers(torch.tensor(1.0), torch.tensor(number)))
+        optimizer.step()
+        assert bool((weight == 1).all()) is (number != 1.0)
+    weight.grad = torch.ones(3)
+    devices.guard_update(optimizer, devices.Numbers(torch.tensor(1.0)))
+    optimizer.step()
+    assert not bool((weight == 1).any()) and float(optimizer.state[weight]["step"]) == (3 if number == 1 else 1)
 
 
 def test_a_device_by_its_name(monkeypatch):

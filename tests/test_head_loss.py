@@ -89,6 +89,19 @@ def test_chunks_under_bfloat16_autocast_are_as_near_as_bfloat16_is(kind, small_c
     assert (mine - right).norm() <= 1.1 * (theirs - right).norm()  # not further off than the usual way
 
 
+def test_logits_in_float32_from_a_product_in_bfloat16(small_chunks, monkeypatch):
+    """As a GPU writes them: nearer to the exact ones than the usual way."""
+    model = gpt()
+    exact = found(plain, model, *batch())
+    monkeypatch.setattr(head_loss, "_product", lambda x, matrix: x.float() @ matrix.T.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, usual = found(chunked_loss, model, *batch()), found(plain, model, *batch())
+    assert all(gradient.dtype == torch.float32 for gradient in ours[1])
+    mine, theirs, right = (torch.cat([gradient.flatten() for gradient in way[1]]) for way in (ours, usual, exact))
+    assert (mine - right).norm() <= 1.1 * (theirs - right).norm()
+    torch.testing.assert_close(ours[0], exact[0], atol=1e-3, rtol=0)
+
+
 def test_padded_rows_change_nothing(small_chunks, monkeypatch):
     """As on a GPU: the matrix has 304 rows while it is multiplied, and the model 301."""
     model, seen = gpt(), []

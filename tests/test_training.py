@@ -221,6 +221,16 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(bad):
     assert all(torch.equal(value, calls[-1][name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_optimizer_that_cannot_look_itself_leaves_the_weights_too(bad, monkeypatch):
+    def unfused(optimizer, numbers):
+        optimizer.defaults["fused"] = False
+        devices.guard_update(optimizer, numbers)
+
+    monkeypatch.setattr(training, "guard_update", unfused)
+    test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(bad)
+
+
 def spoil_weight(model):
     with torch.no_grad():
         model.blocks[1].feed_forward.expand.weight[0, 0] = torch.nan
@@ -284,13 +294,13 @@ class Waits(TorchDispatchMode):
 
 
 def waits(monkeypatch, steps: int, parts: int) -> int:
-    def counted(*scalars):
+    def counted(self):
         mode.count += 1
-        return original(*scalars)
+        return original(self)
 
-    original = devices.fetch_numbers
+    original = devices.Numbers.wait
     with monkeypatch.context() as patch, Waits() as mode:
-        patch.setattr(training, "fetch_numbers", counted)
+        patch.setattr(devices.Numbers, "wait", counted)
         train(small(), batches(3), next_token_loss, quick(steps, accumulation_steps=parts))
     return mode.count
 

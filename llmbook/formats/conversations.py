@@ -14,7 +14,7 @@ from .pretrained_tokenizer import PretrainedTokenizer, adapt
 
 __all__ = ["ReadSoFar", "answer_ends", "as_read", "common_prefix", "fit_conversation"]
 
-_FEWEST = 512  # tokens that a cache has room for at first
+_FEWEST = 2048  # tokens that a cache has room for at first: more than most conversations need
 
 
 def answer_ends(tokenizer: Any, stop: str | None = None) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llmbook.cli import data
-from llmbook.scale.token_files import TokenFiles, write_token_files
+from llmbook.scale.token_files import TokenFiles, tokenizer_fingerprint, write_token_files
 from llmbook.text import load_tokenizer
 from tests.cli.helpers import STORY, TINY, pretrain
 
@@ -65,6 +65,8 @@ def test_a_vocabulary_is_learned_from_every_file(place, call, monkeypatch):
     learned = load_tokenizer("tokens/tokenizer.json")
     for text in LANGUAGES.values():
         assert len(learned.encode(text)) <= len(text.encode()) / 3, "tokens of this alphabet"
+    one_by_one = data.TextReader().tokenizer(305, sorted((place / "texts").iterdir()))
+    assert tokenizer_fingerprint(one_by_one) == tokenizer_fingerprint(learned), "several texts are as one folder"
     before = (place / "tokens" / "tokenizer.json").read_bytes()
     assert call("tokenize", "texts", "again", "--tokenizer", 305, "--processes", 1)[0] == 0
     assert (place / "again" / "tokenizer.json").read_bytes() == before

@@ -236,7 +236,9 @@ def test_common_prefix():
 
 
 def test_the_room_of_a_cache_doubles():
-    model = Scripted(5000)
+    """So that what it holds is copied seldom, and a compiled model meets few sizes."""
+    model = Scripted(10_000)
     read = ReadSoFar(model)
-    sizes = [read.recall(list(range(count)), 100).max_tokens for count in (5, 412, 413, 900, 1000, 3000, 4950)]
-    assert sizes == [512, 512, 1024, 1024, 2048, 4096, 5000]
+    sizes = [read.recall(list(range(count)), 100).max_tokens for count in (5, 1948, 1949, 3900, 4000, 8000, 9950)]
+    assert sizes == [2048, 2048, 4096, 4096, 8192, 8192, 10_000]
+    assert ReadSoFar(Scripted(400)).recall([1, 2], 100).max_tokens == 400

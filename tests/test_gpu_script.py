@@ -139,7 +139,7 @@ def test_what_a_contender_gives_is_sent_at_once_and_put_together():
     bench.compare("work", {OURS: lambda: {"tokens/s": 2.0, "GiB": 1.0}, PLAIN: second})
     assert [(row.unit, row.values) for row in known] == [("tokens/s", {OURS: 2.0}), ("GiB", {OURS: 1.0})]
     table: list[Row] = []
-    for row in [Row("here", "work", problems={OURS: "skipped: no time left"}), *sent, Row("here", "other")]:
+    for row in [Row("before", "work", problems={OURS: "skipped: no time left"}), *sent, Row("here", "other")]:
         add(table, row)
     assert [(row.work, row.unit) for row in table] == [("work", "tokens/s"), ("work", "GiB"), ("other", "")]
     assert table[0].values == {OURS: 2.0, PLAIN: 4.0} and not table[0].problems

@@ -52,9 +52,9 @@ class Row:
         return theirs / ours if self.unit in LESS_IS_BETTER else ours / theirs
 
     def same_as(self, other: "Row") -> bool:
-        """Whether two rows are about the same work. One that has no unit yet, since nothing was measured, joins any."""
-        return (self.section, self.work) == (other.section, other.work) and (
-            self.unit == other.unit or not self.unit or not other.unit)
+        """Whether two rows are about the same work, whichever sections they come from. One that has no unit yet, since
+        nothing was measured, joins any."""
+        return self.work == other.work and (self.unit == other.unit or not self.unit or not other.unit)
 
     def join(self, other: "Row") -> None:
         """Take over what a later row about the same work tells."""
@@ -89,7 +89,7 @@ def add(rows: list[Row], new: Row) -> Row:
             row.join(new)
             return row
     # The units of one work stand together.
-    places = [place for place, row in enumerate(rows) if (row.section, row.work) == (new.section, new.work)]
+    places = [place for place, row in enumerate(rows) if row.work == new.work]
     rows.insert(places[-1] + 1 if places else len(rows), new)
     return new
 

@@ -77,7 +77,8 @@ def test_pronouns_become_objects_and_names_where_grammar_wants_it():
                            ("It was {A's} hat.", "It was her hat."), ("It was {A's}.", "It was Mira's."),
                            ("The one in front of {A} was red.", "The one in front of her was red."),
                            ("In {A's} was a hat.", "In Mira's was a hat."), ("The fog hid {A}.", "The fog hid Mira."),
-                           ("So {A} never knew.", "So she never knew."), ("It hit {A}, who ran.", "It hit Mira, who ran."),
+                           ("So {A} never knew.", "So she never knew."),
+                           ("It hit {A}, who ran.", "It hit Mira, who ran."),
                            ("Somebody made {A} laugh.", "Somebody made her laugh.")]:
         assert Variant(text).first.format_map(seen) == expected
 

@@ -197,3 +197,27 @@ def test_statements_that_are_none(text):
 def test_a_deed_that_compares_is_none():
     with pytest.raises(RuleError, match="use ="):
         parse_deed("count A S > 3")
+
+
+# --- lint -----------------------------------------------------------------------------------------------------------
+
+GOOD = ["{A} nodded at {T}.", *[f"{{A}} saw {{T}} {n} times." for n in range(11)]]
+
+
+@pytest.mark.parametrize("head, texts, fault", [
+    ("nod A T", GOOD, None),
+    ("nod A T", GOOD[1:], "11 phrasings, fewer than 12"),
+    ("nod A T", [*GOOD, GOOD[0]], "a phrasing stands twice"),
+    ("end_nod A T", GOOD, "an ending without a line `title:`"),
+    ("nod A T", [*GOOD, "{A} saw {T} \N{EM DASH} twice."], "not ASCII"),
+    ("nod A T", [*GOOD, "{A} saw {T}"], "does not end a sentence"),
+    ("nod A T", [*GOOD, '"Look, said {A}, and saw {T}.'], "odd number of quotation marks"),
+    ("nod A T\nneeds: holder T = B", GOOD, "role B stands in a statement"),
+    ("nod A T", [f"(T food) {text}" for text in GOOD], "no phrasing that always fits"),
+    ("nod A B T", [text.replace("{A}", "{B.he}") for text in GOOD], "no phrasing that always fits"),
+    ("nod A T\ndoes: known T", GOOD, "introduces T without {T.a}"),
+    ("nod A T\ndoes: known A", [text.replace("{A}", "{A.he}") for text in GOOD], "introduces A without {A.intro}")])
+def test_lint_names_the_fault(head, texts, fault):
+    kind = read_kinds(f"== {head}\n" + "\n".join(f"- {text}" for text in texts), "test")[0]
+    found = lint.faults(kind)
+    assert found == [] if fault is None else any(fault in line for line in found), found

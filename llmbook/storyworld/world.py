@@ -54,7 +54,7 @@ class Story:
 
     @property
     def prompt(self) -> dict[str, object]:
-        """What a story like this one could be asked to have: `check(text, prompt=story.prompt)` says whether it does."""
+        """What could be asked of a story like this one: `check(text, prompt=story.prompt)` says whether it has it."""
         last = self.facts[-1].roles.values()
         return {"names": [key for key in self.cast if key in last or key == self.hero],
                 "things": [key for key in self.things if key in last], "ending": self.ending}
@@ -326,8 +326,8 @@ class World:
             n, kind = roles[role].value, roles[second]
             extra[f"{role}_{second}"] = kind.counted[n]
             extra[f"{role}_{second}_c"] = kind.counted_c[n]
-        for number, name in enumerate(variant.free):
-            extra[f"_{number}"] = self._season(name) if name in SEASONS else (
+        for name in variant.free:
+            extra[f"_{name}"] = self._season(name) if name in SEASONS else (
                 self._time() if name == "time" else self.pick(word_lists()[name]))
         if extra:
             roles = {**roles, **extra}

@@ -32,7 +32,7 @@ def new_friend(w: World) -> None:
 
 @plot("newcomer")
 def newcomer(w: World) -> None:
-    """Somebody is new and silent; the hero laughs at the new one or tries to make friends, and is shown a dear thing."""
+    """Somebody is new and silent; the hero laughs at the new one or makes friends, and is shown a dear thing."""
     a = scenes.hero(w)
     scenes.opening(w, a, w.place("open"))
     scenes.aside(w, a, share=0.3)

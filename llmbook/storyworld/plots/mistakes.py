@@ -1,7 +1,7 @@
 """Plots about being wrong: a friend taken for a thief, a lie, a joke that goes too far, words said in anger."""
 
 from .. import scenes
-from ..words import Agent, Thing
+from ..words import Agent
 from ..world import World
 from .registry import plot
 from .strangers import stranger

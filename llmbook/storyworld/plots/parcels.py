@@ -10,7 +10,7 @@ from .strangers import stranger
 def wrong_parcel(w: World) -> None:
     """A parcel is opened, and then its label read: the thing in it is somebody else's."""
     a = scenes.hero(w)
-    p = scenes.opening(w, a, w.place("house"))
+    scenes.opening(w, a, w.place("house"))
     c = w.helper()
     w.tell("parcel_comes", a, c)
     t = w.thing("carry", "gift", avoid=("food", "paper", "light", "small"))

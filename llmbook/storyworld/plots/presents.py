@@ -17,7 +17,7 @@ def secret_get(w: World, a: Agent, b: Agent, t: Thing, q: Place) -> None:
 
 @plot("secret_present")
 def secret_present(w: World) -> None:
-    """Somebody prepares a present in secret; the friend feels left out, nearly finds it, or finds it and says nothing."""
+    """Somebody prepares a present in secret; the friend feels left out, nearly finds it, or finds it and is silent."""
     a, b = scenes.hero(w), w.somebody()
     p, q = scenes.opening_two(w, a, b), w.place("indoors", avoid=("house",))
     t = w.thing("gift", avoid=("food", "light"))

@@ -369,6 +369,38 @@ MUTATIONS = {
         ["book/exercises"]),
     "threads spin as they like": (
         "threads", "os.environ.setdefault(name, value)", "pass", ["repository/import"]),
+    # the small world
+    "two in different places may talk": (
+        "storyworld.rules", "        if len(places) > 1:", "        if len(places) > 9:",
+        ["storyworld/words_and_grammar", "storyworld/checks"]),
+    "nobody has it, and yet somebody does": (
+        "storyworld.rules", 'if found == "nobody":', "if False:", ["storyworld/words_and_grammar"]),
+    "needs are looked at once only": (
+        "storyworld.grammar", "if len(keys) == known:", "if True:", ["storyworld/words_and_grammar"]),
+    "a pronoun of the second person where both are she": (
+        "storyworld.grammar", 'self.distinct = bool(pronouns - {"A"})', "self.distinct = False and bool(pronouns)",
+        ["storyworld/words_and_grammar"]),
+    "she after a preposition": (
+        "storyworld.english", "if _AFTER_PREPOSITION.search(before):", "if False:", ["storyworld/words_and_grammar"]),
+    "a sentence may begin with a small letter": (
+        "storyworld.reading", "if start == MUST and not token[0].isupper():", "if False:", ["storyworld/checks"]),
+    "a name may change within a sentence": (
+        "storyworld.reading", "return env if bound == value else None", "return env", ["storyworld/checks"]),
+    "whose pronoun it is does not matter": (
+        "storyworld.checks", "if role in keys and _pronouns()[keys[role]] != pronoun:", "if False:",
+        ["storyworld/checks"]),
+    "a story may go on after its end": (
+        "storyworld.checks", 'if said.kind.startswith("end_") and report.ending:', "if False:", ["storyworld/checks"]),
+    "asked-for things need not occur": (
+        "storyworld.checks", "if wanted not in mentioned:", "if False:", ["storyworld/checks"]),
+    "held-out kinds in the training stories": (
+        "storyworld.corpus", 'has_held_out(story) == (split == "test")', "True", ["storyworld/stories"]),
+    "stories of any length": (
+        "storyworld.world", "FEWEST_WORDS <= words <= MOST_WORDS", "words > 0", ["storyworld/stories"]),
+    "nouns of one story share a word": (
+        "storyworld.world", "if parts & self.nouns:", "if False:", ["storyworld/stories"]),
+    "any answer is right": (
+        "storyworld.questions", "== {right}", ">= {right}", ["storyworld/questions"]),
 }
 
 

@@ -387,7 +387,7 @@ MUTATIONS = {
     "a name may change within a sentence": (
         "storyworld.reading", "return env if bound == value else None", "return env", ["storyworld/checks"]),
     "whose pronoun it is does not matter": (
-        "storyworld.checks", "if role in keys and _pronouns()[keys[role]] != pronoun:", "if False:",
+        "storyworld.checks", "if role in keys and _pronouns().get(keys[role]) != pronoun:", "if False:",
         ["storyworld/checks"]),
     "a story may go on after its end": (
         "storyworld.checks", 'if said.kind.startswith("end_") and report.ending:', "if False:", ["storyworld/checks"]),

@@ -71,9 +71,11 @@ class _Simulation:
         for role, pronoun in said.pronouns.items():
             if role not in said.keys and kind.agents and role == kind.agents[0] and self.focus:
                 keys[role] = self.focus
-            if role in keys and _pronouns()[keys[role]] != pronoun:
+            if role in keys and _pronouns().get(keys[role]) != pronoun:
                 problems.append(("unclear pronoun", f"{pronoun} cannot be {keys[role]}"))
         problems += [("contradiction", text) for text in kind.missing(self.state, keys)]
+        problems += [("contradiction", f"{keys[role]} is nobody who could do this")
+                     for role in kind.agents if role in keys and keys[role] not in _pronouns()]
         for role, pronoun in said.pronouns.items():
             if role not in keys:
                 problems.append(("unclear pronoun", f"nobody is named whom {pronoun} could stand for"))
@@ -100,7 +102,7 @@ class _Simulation:
             if role in keys:
                 self.state["detail", keys[role]] = detail
         agents = [keys[role] for role in kind.agents if role in keys]
-        alone = agents and _pronouns()[agents[0]] not in {_pronouns()[other] for other in agents[1:]}
+        alone = agents and _pronouns().get(agents[0]) not in {_pronouns().get(other) for other in agents[1:]}
         self.focus = agents[0] if alone and kind.agents[0] in keys else None
 
 

@@ -79,6 +79,8 @@ class _Simulation:
         for role, pronoun in said.pronouns.items():
             if role not in keys:
                 problems.append(("unclear pronoun", f"nobody is named whom {pronoun} could stand for"))
+        problems += [("contradiction", f"nothing told so far can be meant in {said.kind} (role {role})")
+                     for role in kind.roles if role not in keys and role not in said.pronouns]
         for role, detail in said.details.items():
             known = self.state.get(("detail", keys.get(role)))
             if known not in (None, detail):

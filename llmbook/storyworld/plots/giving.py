@@ -11,7 +11,7 @@ def share_out(w: World) -> None:
     """Somebody has many small things, loses or finds some, and shares them; the sums are right."""
     a = scenes.hero(w)
     scenes.opening(w, a)
-    s = w.counted()
+    s = w.counted(w.pick(["food", "treasure", "useful", "wild"]))
     n = w.between(6, 14)
     w.tell("have_many", a, s, n)
     scenes.aside(w, a)

@@ -1,7 +1,8 @@
 """Instructions about stories, each with an answer and a check that a program can run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 
 from .checks import check
@@ -49,10 +50,18 @@ def _names(text: str, known: set[str]) -> set[str]:
     return {name for name in known if f" {name.lower()} " in padded}
 
 
-def _only(right: str, wrong: set[str]) -> Callable[[str], bool]:
+def _only(right: str, wrong: Iterable[str]) -> Callable[[str], bool]:
     """An answer must name what is right and nothing that would be wrong."""
     known = {right, *wrong}
     return lambda answer: _names(answer, known) == {right}
+
+
+@cache
+def _everybody() -> frozenset[str]:
+    """All names, and "nobody"."""
+    words = lexicon()
+    return frozenset([agent.key for agent in words.people + words.creatures]
+                     + [name for name, _ in words.animal_names] + ["nobody"])
 
 
 def _before(story: Story, sentence: int) -> tuple[str, dict]:
@@ -87,9 +96,9 @@ def _who_has(story: Story, draw: _Draw) -> Task | None:
     question = draw.pick([f"Who has the {thing} now?", f"Who has got the {thing}?", f"In whose hands is the {thing}?",
                           f"Tell me who has the {thing} now."])
     if holder == "nobody":
-        return Task("who_has", question, text, f"Nobody has the {thing}.", _only("nobody", set(story.cast)))
+        return Task("who_has", question, text, f"Nobody has the {thing}.", _only("nobody", _everybody()))
     return Task("who_has", question, text, _sentence(f"{holder} has the {thing}."),
-                _only(str(holder), {*story.cast, "nobody"} - {holder}))
+                _only(str(holder), _everybody() - {holder}))
 
 
 def _whose(story: Story, draw: _Draw) -> Task | None:
@@ -101,7 +110,7 @@ def _whose(story: Story, draw: _Draw) -> Task | None:
     thing, owner = draw.pick(owned)
     question = draw.pick([f"Whose is the {thing}?", f"To whom does the {thing} belong?", f"Who owns the {thing}?"])
     return Task("whose", question, text, f"The {thing} belongs to {owner}.",
-                _only(str(owner), {*story.cast, "nobody"} - {owner}))
+                _only(str(owner), _everybody() - {owner}))
 
 
 def _where(story: Story, draw: _Draw) -> Task | None:

@@ -3,6 +3,7 @@
 from .. import scenes
 from ..world import World
 from .registry import plot
+from .wild_animals import MILD
 
 
 @plot("w_message")
@@ -59,3 +60,28 @@ def w_treasure(w: World) -> None:
     else:
         w.tell("w_bury_new", a, b, t, u)
         w.end("end_w_map_kept", a, b, t, u)
+
+
+@plot("w_moon")
+def w_moon(w: World) -> None:
+    """A friend in bed has not seen the moon for many nights; somebody catches it in a pail and brings it."""
+    a = w.child()
+    w.tell(w.pick(MILD), a, w.place("start", "open"))
+    b = w.child()
+    w.tell("w_ill_in_bed", a, b, w.between(3, 20), w.place("dwell"))
+    scenes.aside(w, a, share=0.4)
+    w.paragraph()
+    t = w.thing("pail")
+    w.tell("w_catch_moon", a, t, w.place("water", "wishing", "open"))
+    w.tell("w_carry_moon", a, t)
+    w.tell("w_carry_moon", a, t)
+    if w.room(300) and w.chance(0.6):
+        w.tell("w_carry_moon", a, t)
+    w.paragraph()
+    if w.chance(0.5):
+        w.tell("w_show_moon", a, b, t)
+        scenes.feel(w, b, glad=True, share=0.4)
+        w.end("end_w_moon", a, b, t)
+    else:
+        w.tell("w_spill_moon", a, b, t)
+        w.end("end_w_moon_puddle", a, b, t)

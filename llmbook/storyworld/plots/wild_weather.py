@@ -59,3 +59,37 @@ def w_guest(w: World) -> None:
         w.tell("w_gift_left", a, b, t, u)
         scenes.feel(w, a, glad=True, share=0.4)
         w.end("end_w_guest_gift", a, b, u)
+
+
+@plot("w_bridge")
+def w_bridge(w: World) -> None:
+    """A bridge has lost its planks between two friends, and a borrowed thing is due on the other side that day."""
+    a = w.child() if w.chance(0.66) else w.animal("walk", "wood")
+    p = scenes.opening(w, a, w.place("start", "open", avoid=("water",)))
+    b = w.somebody()
+    w.tell("w_two_banks", a, b, p, w.place("road"))
+    t = w.thing("carry", avoid=("food", "heavy", "heavyload"))
+    w.tell("w_must_return", a, b, t)
+    w.paragraph()
+    n = w.between(4, 12)
+    w.tell("w_planks_gone", a, n)
+    scenes.feel(w, a, glad=False, share=0.4)
+    for _ in range(w.between(1, 2)):
+        w.tell("w_shout_over", a, b)
+    w.paragraph()
+    if w.chance(0.6):
+        w.tell("w_gather_planks", a, w.between(2, n - 2))
+        scenes.aside(w, a, share=0.4)
+        w.tell("w_gather_rest", b, a)
+        w.tell("w_build_bridge", a, b)
+        scenes.aside_two(w, a, b, share=0.4)
+        w.paragraph()
+        w.end("end_w_bridge", a, b, t, n)
+    else:
+        scenes.aside(w, a, share=0.4)
+        c = w.creature("fly", "clever")
+        w.tell("w_bird_line", a, b, c, O=w.thing("food", "carry", avoid=("heavyload", "break")))
+        w.tell("w_basket_over", a, b, t)
+        scenes.feel(w, a, glad=True, share=0.5)
+        w.paragraph()
+        w.end("end_w_ropeway", a, b, c, t)

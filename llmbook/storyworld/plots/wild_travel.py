@@ -85,3 +85,29 @@ def w_moon(w: World) -> None:
     else:
         w.tell("w_spill_moon", a, b, t)
         w.end("end_w_moon_puddle", a, b, t)
+
+
+@plot("w_boat")
+def w_boat(w: World) -> None:
+    """Two row out, lose the oars, and come home with what one of them had brought along for something else."""
+    a, b = w.child(), w.child()
+    p = w.place("shore")
+    w.tell(w.pick(MILD), a, p)
+    w.tell("meet", a, b)
+    sails = w.chance(0.5)
+    u = w.thing("cover") if sails else w.thing("paddle")
+    w.tell("own", b, u)
+    w.paragraph()
+    t = w.thing("vessel")
+    w.tell("w_row_out", a, b, t, w.place("isle"))
+    w.tell("w_picnic", a, b)
+    w.tell("w_oars_gone", a, b)
+    w.paragraph()
+    w.tell("w_hands", a, b)
+    if w.room(250) and w.chance(0.5):
+        w.tell("w_hands", a, b)
+    scenes.feel(w, a, glad=False, share=0.3)
+    w.tell("w_sail_up" if sails else "w_paddle_with", b, a, u)
+    w.paragraph()
+    w.tell("w_land", a, b, P=p)
+    w.end("end_w_boat_sail" if sails else "end_w_boat_paddle", a, b, t, u)

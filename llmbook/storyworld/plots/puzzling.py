@@ -15,8 +15,6 @@ def vanishing_food(w: World) -> None:
     scenes.aside_two(w, a, b)
     w.paragraph()
     w.tell("some_gone", a, s, w.between(2, 3), link="day" if w.chance(0.3) else "")
-    if w.chance(0.4):
-        w.tell("some_gone", a, s, w.between(1, 2))
     scenes.feel(w, a, glad=False, share=0.4)
     w.tell("lie_in_wait", a, b)
     w.paragraph()
@@ -59,13 +57,14 @@ def fog_home(w: World) -> None:
     a, b = scenes.hero(w), w.somebody()
     p = w.place("house")
     scenes.opening_two(w, a, b, p)
-    t = w.thing("music", "loud")
+    t = w.thing("music", "loud", avoid=("heavy", "heavyload"))
     w.tell("own", b, t)
     if w.chance(0.6):
         scenes.aside_two(w, a, b, share=1)
     w.paragraph()
-    w.tell("go", a, w.place("open"))
-    w.tell("fog_falls", a, w.place("wild", "open"), link="then" if w.chance(0.2) else "")
+    q = w.place("wild", "open")
+    w.tell("go", a, q)
+    w.tell("fog_falls", a, q, link="then" if w.chance(0.2) else "")
     for _ in range(w.between(1, 2)):
         w.tell("fog_afraid", a)
     w.paragraph()
@@ -78,20 +77,24 @@ def fog_home(w: World) -> None:
 
 @plot("change_places")
 def change_places(w: World) -> None:
-    """One sweeps and one cooks, until they change places for a day."""
+    """One sweeps and one cooks, or minds hens and washes, until they change for a day; then back, or both together."""
     a, b = scenes.hero(w), w.somebody()
-    scenes.opening_two(w, a, b, w.place("house"))
-    w.tell("job_of", a, b)
+    yard = w.chance(0.6)
+    scenes.opening_two(w, a, b, w.place("farm", "open", "start") if yard else w.place("house", avoid=("high", "dark")))
+    w.tell("yard_jobs" if yard else "job_of", a, b)
     scenes.aside_two(w, a, b)
     w.paragraph()
-    w.tell("change_jobs", a, b)
-    w.tell("cook_badly", a)
-    if w.chance(0.5):
-        w.tell("cook_badly", a)
-    w.tell("sweep_badly", b)
-    if w.room(300):
-        w.tell("sweep_badly", b)
-    scenes.feel(w, a, glad=False, share=0.5)
+    w.tell("change_yard" if yard else "change_jobs", a, b)
+    mishaps = ("wash_badly", "hens_badly") if yard else ("cook_badly", "sweep_badly")
+    for who, mishap in zip((a, b), mishaps):
+        w.tell(mishap, who)
+        if w.chance(0.5):
+            w.tell(mishap, who)
+    scenes.feel(w, a, glad=False, share=0.3)
     w.paragraph()
-    scenes.aside_two(w, b, a)
-    w.end("end_jobs", a, b)
+    if w.chance(0.5):
+        w.tell("join_jobs", a, b)
+        w.end("end_joined", a, b)
+    else:
+        scenes.aside_two(w, b, a)
+        w.end("end_yard" if yard else "end_jobs", a, b)

@@ -27,7 +27,7 @@ def wrong_parcel(w: World) -> None:
     w.paragraph()
     w.tell("repack", a, t)
     scenes.aside(w, a)
-    w.tell("deliver", a, b, t, w.place(avoid=("house",)))
+    w.tell("deliver", a, b, t, w.place("dwell"))
     w.tell("waited_for", b, a, t, w.between(3, 11))
     w.paragraph()
     w.end("end_parcel", a, b, t)

@@ -88,7 +88,6 @@ def hide_and_seek(w: World) -> None:
     if treasure:
         t = w.thing("small", "carry", avoid=("food",))
         w.tell("find_in_hiding", b, t)
-        scenes.feel(w, b, glad=True, share=0.4)
     w.paragraph()
     for _ in range(w.between(1, 2)):
         w.tell("seek_wrong", a, w.place(), b)

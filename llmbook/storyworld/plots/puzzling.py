@@ -15,8 +15,6 @@ def vanishing_food(w: World) -> None:
     scenes.aside_two(w, a, b)
     w.paragraph()
     w.tell("some_gone", a, s, w.between(2, 3), link="day" if w.chance(0.3) else "")
-    if w.chance(0.4):
-        w.tell("some_gone", a, s, w.between(1, 2))
     scenes.feel(w, a, glad=False, share=0.4)
     w.tell("lie_in_wait", a, b)
     w.paragraph()
@@ -31,9 +29,9 @@ def vanishing_food(w: World) -> None:
 def stuck_cart(w: World) -> None:
     """Something heavy is stuck; one after another they pull, and the smallest makes the difference."""
     a = scenes.hero(w)
-    scenes.opening(w, a)
-    u = w.thing("heavyload")
     p = w.place("open", "wild") if w.chance(0.5) else w.place("farm", "open")
+    scenes.opening(w, a, p)
+    u = w.thing("heavyload")
     w.tell("stuck", a, u, p)
     scenes.aside(w, a)
     w.paragraph()
@@ -59,13 +57,15 @@ def fog_home(w: World) -> None:
     a, b = scenes.hero(w), w.somebody()
     p = w.place("house")
     scenes.opening_two(w, a, b, p)
-    t = w.thing("music", "loud")
+    t = w.thing("music", "loud", "carry")
     w.tell("own", b, t)
     if w.chance(0.6):
         scenes.aside_two(w, a, b, share=1)
     w.paragraph()
-    w.tell("go", a, w.place("open"))
-    w.tell("fog_falls", a, w.place("wild", "open"), link="then" if w.chance(0.2) else "")
+    q = w.place("wild", "open")
+    w.tell("go", a, q)
+    scenes.aside(w, a, share=0.3)
+    w.tell("fog_falls", a, q)
     for _ in range(w.between(1, 2)):
         w.tell("fog_afraid", a)
     w.paragraph()
@@ -76,7 +76,7 @@ def fog_home(w: World) -> None:
     w.end("end_fog", a, b, t)
 
 
-@plot("change_places")
+@plot("change_places", weight=0.7)
 def change_places(w: World) -> None:
     """One sweeps and one cooks, until they change places for a day."""
     a, b = scenes.hero(w), w.somebody()
@@ -93,5 +93,9 @@ def change_places(w: World) -> None:
         w.tell("sweep_badly", b)
     scenes.feel(w, a, glad=False, share=0.5)
     w.paragraph()
-    scenes.aside_two(w, b, a)
-    w.end("end_jobs", a, b)
+    if w.chance(0.5):
+        w.tell("learn_jobs", a, b)
+        w.end("end_jobs_learnt", a, b)
+    else:
+        scenes.aside_two(w, b, a)
+        w.end("end_jobs", a, b)

@@ -37,12 +37,12 @@ def stuck_cart(w: World) -> None:
     w.paragraph()
     b = w.somebody()
     w.tell("meet", a, b)
+    scenes.aside_two(w, a, b, share=0.3)
     w.tell("pull_first", a, b, u)
     if w.chance(0.8):
         c = w.helper() if w.chance(0.5) else w.somebody()
         w.tell("meet", b, c)
         w.tell("pull_more", a, b, c, u)
-    scenes.aside_two(w, a, b, share=0.7)
     scenes.feel(w, a, glad=False, share=0.5)
     w.paragraph()
     d = w.creature("small")

@@ -53,7 +53,7 @@ def scary_neighbour(w: World) -> None:
     scenes.feel(w, a, glad=False, share=0.4)
     w.tell("door_fear", a, b, t)
     w.paragraph()
-    w.tell("door_opens", a, b, w.place("house", avoid=("high",)))
+    w.tell("door_opens", a, b, w.place("house", "cook"))
     if w.room(450):
         scenes.aside_two(w, b, a)
     w.tell("basket_of_lost", a, b, t, w.between(4, 30))

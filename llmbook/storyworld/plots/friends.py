@@ -81,7 +81,7 @@ def tall_tales(w: World) -> None:
         top = more + w.between(2, 9)
         w.tell("bigger_tale", b, a, top)
     w.paragraph()
-    w.tell("prove_it", a, b, w.place("water", "open"))
+    w.tell("prove_it", a, b, w.place("water", "open", avoid=("town", "high")))
     scenes.aside(w, a, share=0.5)
     w.tell("small_catch", a, b)
     w.tell("own_up_tale", a, b)

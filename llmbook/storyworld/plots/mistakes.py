@@ -122,7 +122,7 @@ def quarrel_return(w: World) -> None:
         scenes.feel(w, b, glad=False)
         w.tell("cross_paths", a, b, w.get("place", a), p)
         w.paragraph()
-        w.tell("meet_halfway", a, b, w.place())
+        w.tell("meet_halfway", a, b, w.place("open"))
     w.tell("both_sorry", a, b)
     w.tell("made_up", a, b)
     if lent:

@@ -38,7 +38,7 @@ def same_bags(w: World) -> None:
     """Two bags look the same, and each owner goes off with the other one's."""
     a = scenes.hero(w)
     scenes.opening(w, a, w.place("travel"))
-    t = w.thing("carry", avoid=("food", "box"))
+    t = w.thing("carry", avoid=("food", "box", "light", "paddle"))
     if w.chance(0.4):
         w.tell("gift_from", a, t, w.helper())
     else:

@@ -57,7 +57,7 @@ def fog_home(w: World) -> None:
     a, b = scenes.hero(w), w.somebody()
     p = w.place("house")
     scenes.opening_two(w, a, b, p)
-    t = w.thing("music", "loud", "carry")
+    t = w.thing("music", "loud", avoid=("heavy", "heavyload"))
     w.tell("own", b, t)
     if w.chance(0.6):
         scenes.aside_two(w, a, b, share=1)
@@ -78,24 +78,28 @@ def fog_home(w: World) -> None:
 
 @plot("change_places", weight=0.7)
 def change_places(w: World) -> None:
-    """One sweeps and one cooks, until they change places for a day."""
+    """One sweeps and one cooks, or minds hens and washes, until they change for a day; then back, or both together."""
     a, b = scenes.hero(w), w.somebody()
-    scenes.opening_two(w, a, b, w.place("house"))
-    w.tell("job_of", a, b)
+    yard = w.chance(0.6)
+    scenes.opening_two(w, a, b, w.place("farm", "open", "start") if yard else w.place("house", avoid=("high", "dark")))
+    w.tell("yard_jobs" if yard else "job_of", a, b)
     scenes.aside_two(w, a, b)
     w.paragraph()
-    w.tell("change_jobs", a, b)
-    w.tell("cook_badly", a)
-    if w.chance(0.5):
-        w.tell("cook_badly", a)
-    w.tell("sweep_badly", b)
-    if w.room(300):
-        w.tell("sweep_badly", b)
-    scenes.feel(w, a, glad=False, share=0.5)
+    w.tell("change_yard" if yard else "change_jobs", a, b)
+    mishaps = ("wash_badly", "hens_badly") if yard else ("cook_badly", "sweep_badly")
+    for who, mishap in zip((a, b), mishaps):
+        w.tell(mishap, who)
+        if w.chance(0.5):
+            w.tell(mishap, who)
+    scenes.feel(w, a, glad=False, share=0.3)
     w.paragraph()
-    if w.chance(0.5):
+    how = w.random()
+    if how < 0.4:
+        w.tell("join_jobs", a, b)
+        w.end("end_joined", a, b)
+    elif how < 0.65 and not yard:
         w.tell("learn_jobs", a, b)
         w.end("end_jobs_learnt", a, b)
     else:
         scenes.aside_two(w, b, a)
-        w.end("end_jobs", a, b)
+        w.end("end_yard" if yard else "end_jobs", a, b)

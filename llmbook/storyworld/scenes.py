@@ -48,10 +48,10 @@ def _opening_kind(w: World, roles: str) -> str:
     return w.pick(_openings(roles, w.chance(0.25)))
 
 
-def opening_two(w: World, a: Agent, b: Agent, p: Place | None = None) -> Place:
-    """The first sentence, with two friends in it; or one, and the other comes along."""
+def opening_two(w: World, a: Agent, b: Agent, p: Place | None = None, together: bool = False) -> Place:
+    """The first sentence, with two friends in it; or one, and the other comes along (not if they are `together`)."""
     p = p or w.place("start")
-    if w.chance(0.5):
+    if together or w.chance(0.5):
         w.tell(_opening_kind(w, "ABP"), a, b, p)
     else:
         opening(w, a, p)

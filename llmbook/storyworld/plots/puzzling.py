@@ -9,7 +9,7 @@ from .registry import plot
 def vanishing_food(w: World) -> None:
     """Some of what was saved for the party is eaten in the night; two friends lie in wait for the thief."""
     a, b = scenes.hero(w), w.somebody()
-    p = scenes.opening_two(w, a, b, w.place("house"))
+    p = scenes.opening_two(w, a, b, w.place("house"), together=True)
     s = w.counted("food")
     w.tell("bake", a, p, s, w.between(7, 14))
     scenes.aside_two(w, a, b)
@@ -56,7 +56,7 @@ def fog_home(w: World) -> None:
     """Fog takes the way from one friend; the other makes a noise to come home by."""
     a, b = scenes.hero(w), w.somebody()
     p = w.place("house")
-    scenes.opening_two(w, a, b, p)
+    scenes.opening_two(w, a, b, p, together=True)
     t = w.thing("music", "loud", avoid=("heavy", "heavyload"))
     w.tell("own", b, t)
     if w.chance(0.6):
@@ -81,7 +81,8 @@ def change_places(w: World) -> None:
     """One sweeps and one cooks, or minds hens and washes, until they change for a day; then back, or both together."""
     a, b = scenes.hero(w), w.somebody()
     yard = w.chance(0.6)
-    scenes.opening_two(w, a, b, w.place("farm", "open", "start") if yard else w.place("house", avoid=("high", "dark")))
+    p = w.place("farm", "open", "start") if yard else w.place("house", avoid=("high", "dark"))
+    scenes.opening_two(w, a, b, p, together=True)
     w.tell("yard_jobs" if yard else "job_of", a, b)
     scenes.aside_two(w, a, b)
     w.paragraph()

@@ -104,7 +104,8 @@ class _Simulation:
             if role in keys:
                 self.state["detail", keys[role]] = detail
         agents = [keys[role] for role in kind.agents if role in keys]
-        alone = agents and _pronouns().get(agents[0]) not in {_pronouns().get(other) for other in agents[1:]}
+        alone = (agents and kind.phrasings[said.phrasing].leads and not kind.brings
+                 and _pronouns().get(agents[0]) not in {_pronouns().get(other) for other in agents[1:]})
         self.focus = agents[0] if alone and kind.agents[0] in keys else None
 
 

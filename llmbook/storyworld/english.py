@@ -24,8 +24,8 @@ def _any(words: str) -> str:
 
 
 _AFTER_SPEECH = re.compile(rf"\b(?:{_any(_SAID)}) $")
-_AFTER_PREPOSITION = re.compile(rf"\b(?:{_any(_OBJECT)}) $")
-_AFTER_EITHER = re.compile(rf"\b(?:{_any(_PERHAPS)}) $")  # "after her", but "after she had gone"
+_AFTER_PREPOSITION = re.compile(rf"\b(?:{_any(_OBJECT)}) $", re.IGNORECASE)
+_AFTER_EITHER = re.compile(rf"\b(?:{_any(_PERHAPS)}) $", re.IGNORECASE)  # "after her", but "after she had gone"
 _VERB = re.compile(rf" (?:(?:{_any(_ADVERB)}) )?(?:{_any(_PAST)}|[a-z]+ed)\b")
 _BEGINNING = re.compile(r'(?:[.!?] |(?:^|\s)"|\." )$')
 

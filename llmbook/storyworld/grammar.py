@@ -121,7 +121,7 @@ def alternatives(text: str) -> list[str]:
 class Phrasing:
     """One way to say a kind: its variants, and when it may be used."""
 
-    __slots__ = ("text", "conditions", "variants", "distinct", "linkable", "carried", "named")
+    __slots__ = ("text", "conditions", "variants", "distinct", "linkable", "carried", "named", "leads")
 
     def __init__(self, text: str, kind: "Kind"):
         self.text = text
@@ -135,6 +135,8 @@ class Phrasing:
         slots = [piece for piece in self.variants[0].pieces if isinstance(piece, Slot)]
         self.conditions += [(role, "named", True)
                             for role in sorted({slot.role for slot in slots if slot.form == "voc"})]
+        # whether the subject is the first who is named: only then can a pronoun stand for it, here and in what follows
+        self.leads = next((slot.role for slot in slots if slot.role in AGENT_ROLES), None) == "A"
         pronouns = {slot.role for slot in slots if slot.form in _PRONOUNS}
         # a pronoun of the second agent can be told from the first one's only where they differ
         self.distinct = bool(pronouns - {"A"}) or (bool(pronouns) and self._second_first(slots))
@@ -197,6 +199,7 @@ class Kind:
         once = [f"not known {role}" for role in self.roles if role in new]  # nobody is introduced twice
         self.needs_text = known + once + self.needs_text
         self.new = new
+        self.brings = bool(self.new & set(self.agents[1:]))  # somebody whose pronoun nobody knows yet
         self.opens = self.name.startswith("open_") and not old_agents  # a story's first sentence
         placed = {text.split()[1] for text in self.does_text if text.startswith("place ")}
         self.arrives = [role for role in self.agents if role in new and role not in placed

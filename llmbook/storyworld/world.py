@@ -279,7 +279,7 @@ class World:
         phrasing = self._choose(kind, roles, alike, bool(link), chance)
         variants = phrasing.variants
         variant = variants[int(chance * 9973) % len(variants)] if len(variants) > 1 else variants[0]
-        if (first is not None and first is self._focus and not self._gap
+        if (first is not None and first is self._focus and not self._gap and phrasing.leads
                 and chance * 97 % 1 < _PRONOUN_SHARE and not any(first.he == other.he for other in agents[1:])):
             told = {**roles, kind.agents[0]: first.pronoun_view}
         else:
@@ -290,7 +290,7 @@ class World:
         self.told.append((text, gap))
         self.length += len(text) + 1
         self._gap = ""
-        alone = first is not None and not any(first.he == other.he for other in agents[1:])
+        alone = phrasing.leads and not kind.brings and not any(first.he == other.he for other in agents[1:])
         self._focus = first if alone else None
 
     def realise(self, kind: Kind, roles: dict) -> str:

@@ -79,6 +79,8 @@ def test_pronouns_become_objects_and_names_where_grammar_wants_it():
                            ("In {A's} was a hat.", "In Mira's was a hat."), ("The fog hid {A}.", "The fog hid Mira."),
                            ("So {A} never knew.", "So she never knew."),
                            ("It hit {A}, who ran.", "It hit Mira, who ran."),
+                           ("Behind {A} lay a hat.", "Behind her lay a hat."),
+                           ("After {A} had eaten, it rained.", "After she had eaten, it rained."),
                            ("Somebody made {A} laugh.", "Somebody made her laugh.")]:
         assert Variant(text).first.format_map(seen) == expected
 
@@ -221,3 +223,10 @@ def test_lint_names_the_fault(head, texts, fault):
     kind = read_kinds(f"== {head}\n" + "\n".join(f"- {text}" for text in texts), "test")[0]
     found = lint.faults(kind)
     assert found == [] if fault is None else any(fault in line for line in found), found
+
+
+def test_a_pronoun_may_stand_for_who_was_named_first_and_only_once_all_are_known():
+    kind = read_kinds("== meet A B\ndoes: known B\n- Behind the oak stood {B.intro}.\n- {A} met {B.intro}.", "test")[0]
+    assert [phrasing.leads for phrasing in kind.phrasings] == [False, True]
+    assert kind.brings  # so the next sentence names A again: whose "he" would it be?
+    assert not read_kinds("== sit A\ndoes: known A\n- {A.intro} sat.", "test")[0].brings

@@ -9,7 +9,7 @@ from .registry import plot
 def vanishing_food(w: World) -> None:
     """Some of what was saved for the party is eaten in the night; two friends lie in wait for the thief."""
     a, b = scenes.hero(w), w.somebody()
-    p = scenes.opening_two(w, a, b, w.place("house"))
+    p = scenes.opening_two(w, a, b, w.place("house"), together=True)
     s = w.counted("food")
     w.tell("bake", a, p, s, w.between(7, 14))
     scenes.aside_two(w, a, b)
@@ -29,20 +29,20 @@ def vanishing_food(w: World) -> None:
 def stuck_cart(w: World) -> None:
     """Something heavy is stuck; one after another they pull, and the smallest makes the difference."""
     a = scenes.hero(w)
-    scenes.opening(w, a)
-    u = w.thing("heavyload")
     p = w.place("open", "wild") if w.chance(0.5) else w.place("farm", "open")
+    scenes.opening(w, a, p)
+    u = w.thing("heavyload")
     w.tell("stuck", a, u, p)
     scenes.aside(w, a)
     w.paragraph()
     b = w.somebody()
     w.tell("meet", a, b)
+    scenes.aside_two(w, a, b, share=0.3)
     w.tell("pull_first", a, b, u)
     if w.chance(0.8):
         c = w.helper() if w.chance(0.5) else w.somebody()
         w.tell("meet", b, c)
         w.tell("pull_more", a, b, c, u)
-    scenes.aside_two(w, a, b, share=0.7)
     scenes.feel(w, a, glad=False, share=0.5)
     w.paragraph()
     d = w.creature("small")
@@ -56,7 +56,7 @@ def fog_home(w: World) -> None:
     """Fog takes the way from one friend; the other makes a noise to come home by."""
     a, b = scenes.hero(w), w.somebody()
     p = w.place("house")
-    scenes.opening_two(w, a, b, p)
+    scenes.opening_two(w, a, b, p, together=True)
     t = w.thing("music", "loud", avoid=("heavy", "heavyload"))
     w.tell("own", b, t)
     if w.chance(0.6):
@@ -64,7 +64,8 @@ def fog_home(w: World) -> None:
     w.paragraph()
     q = w.place("wild", "open")
     w.tell("go", a, q)
-    w.tell("fog_falls", a, q, link="then" if w.chance(0.2) else "")
+    scenes.aside(w, a, share=0.3)
+    w.tell("fog_falls", a, q)
     for _ in range(w.between(1, 2)):
         w.tell("fog_afraid", a)
     w.paragraph()
@@ -75,12 +76,13 @@ def fog_home(w: World) -> None:
     w.end("end_fog", a, b, t)
 
 
-@plot("change_places")
+@plot("change_places", weight=0.7)
 def change_places(w: World) -> None:
     """One sweeps and one cooks, or minds hens and washes, until they change for a day; then back, or both together."""
     a, b = scenes.hero(w), w.somebody()
     yard = w.chance(0.6)
-    scenes.opening_two(w, a, b, w.place("farm", "open", "start") if yard else w.place("house", avoid=("high", "dark")))
+    p = w.place("farm", "open", "start") if yard else w.place("house", avoid=("high", "dark"))
+    scenes.opening_two(w, a, b, p, together=True)
     w.tell("yard_jobs" if yard else "job_of", a, b)
     scenes.aside_two(w, a, b)
     w.paragraph()
@@ -92,9 +94,13 @@ def change_places(w: World) -> None:
             w.tell(mishap, who)
     scenes.feel(w, a, glad=False, share=0.3)
     w.paragraph()
-    if w.chance(0.5):
+    how = w.random()
+    if how < 0.4:
         w.tell("join_jobs", a, b)
         w.end("end_joined", a, b)
+    elif how < 0.65 and not yard:
+        w.tell("learn_jobs", a, b)
+        w.end("end_jobs_learnt", a, b)
     else:
         scenes.aside_two(w, b, a)
         w.end("end_yard" if yard else "end_jobs", a, b)

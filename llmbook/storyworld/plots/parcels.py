@@ -46,7 +46,7 @@ def same_bags(w: World) -> None:
     b = w.somebody()
     w.tell("same_bag", a, b, t)
     scenes.aside_two(w, a, b)
-    q = w.place()
+    q = w.place("open")
     w.paragraph()
     w.tell("take_wrong", a, b, t, q)
     u = w.thing("carry", "gift", avoid=("food", "box", "light"))

@@ -44,13 +44,8 @@ export: $(READY)  ## for authors: write llmbook/ from the notebooks
 store: $(READY)  ## for authors: run the notebooks (NB="..." for some) and keep their outputs
 	$(BIN)/python tools/book.py --store $(NB)
 
-bench: $(READY)  ## speed beside other implementations, on a quiet machine (slow; not part of test)
-	$(BIN)/python -m tests.benchmarks.speed
-	$(BIN)/python -m tests.benchmarks.open_weights
-	$(BIN)/python -m tests.benchmarks.classification --everything 1
-	$(BIN)/python -m tests.benchmarks.instructions --unmasked 1
-	$(BIN)/python -m tests.benchmarks.checkpoints
-	$(BIN)/python -m tests.benchmarks.token_files
+bench: $(READY)  ## speed beside other implementations, as a table, on a quiet machine (ONLY="speed bpe" for some)
+	$(BIN)/python -m tests.benchmarks.table $(addprefix --only ,$(ONLY))
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build

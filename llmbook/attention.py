@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .devices import Linear
+from .diagnosis import explain_misfit
 
 # %% ../notebooks/03_attention.ipynb #4f83be53
 class KeyValueCache:
@@ -59,36 +60,23 @@ class KeyValueCache:
         Raises ValueError, with nothing stored, if they do not fit, or would need gradients.
         """
         n_layers, batch_size, n_heads, max_tokens, d_head = self.keys.shape
-        batch, heads, tokens, features = keys.shape
-        if not 0 <= layer < n_layers:
-            raise ValueError(f"layer {layer} does not exist in a cache made for {n_layers} layers, "
-                             "counted from 0: make it with the model's n_layers")
-        if layer == 0 and len(set(self._lengths)) > 1:
-            raise ValueError(f"the last pass did not fill all {n_layers} layers of this cache: "
-                             "rewind(cache.length) forgets it, or make one with the model's "
-                             "n_layers")
-        if batch != batch_size:
-            raise ValueError(f"a batch of {batch} does not fit a cache made for {batch_size}: "
-                             "make one for each batch size")
-        if (heads, features) != (n_heads, d_head) or values.shape != keys.shape:
-            raise ValueError(f"keys {tuple(keys.shape)} and values {tuple(values.shape)} do not "
-                             f"fit a cache made for {n_heads} heads of {d_head} features")
-        start = self._lengths[layer]
-        end = start + tokens
-        if end > max_tokens:
-            raise ValueError(f"{end} tokens do not fit a cache of {max_tokens}: "
-                             "make it with more max_tokens")
-        kind, kept = (keys.dtype, keys.device), (self.keys.dtype, self.keys.device)
-        if kind != kept:
-            raise ValueError("keys of {} on {} do not fit a cache of {} on {}: make it with the "
-                             "model's dtype and device".format(*kind, *kept))
-        if keys.requires_grad or values.requires_grad:
-            raise ValueError("a cache is for inference: run the model under torch.no_grad() or "
-                             "torch.inference_mode(), or train without a cache")
+        start = self._lengths[layer] if 0 <= layer < n_layers else max_tokens + 1
+        end = start + keys.shape[2]
+        fits = (keys.shape == values.shape == (batch_size, n_heads, end - start, d_head)
+                and end <= max_tokens and (layer or start == self.length)
+                and keys.dtype == self.keys.dtype and keys.device == self.keys.device
+                and not (keys.requires_grad or values.requires_grad))
+        if not fits:
+            raise ValueError(explain_misfit(self.keys, self._lengths, layer, keys, values))
         self.keys[layer, :, :, start:end] = keys
         self.values[layer, :, :, start:end] = values
         self._lengths[layer] = end
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def fill(self, layer: int, length: int) -> None:
+        """Count the first `length` places of a layer as filled, by a caller who wrote into `keys`
+        and `values` itself."""
+        self._lengths[layer] = length
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, (kept,) of int64, in this order; a row may come twice."""
@@ -213,17 +201,7 @@ class MultiHeadAttention(nn.Module):
                 rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """x: (batch, tokens, d_model) -> the same shape. With a `cache`, x continues its tokens.
         `rotate` changes queries and keys, (batch, heads, tokens, d_head), before they meet."""
-        if x.dim() != 3 or x.shape[2] != self.d_model:
-            raise ValueError(f"x has shape {tuple(x.shape)}: give (batch, tokens, {self.d_model})")
-        both = [self.n_heads, self.n_kv_heads]
-        heads = self.qkv(x).unflatten(2, (-1, self.d_head)).transpose(1, 2)
-        matched, value = heads.split([sum(both), self.n_kv_heads], dim=1)
-        if self.query_norm is not None:
-            query, key = matched.split(both, dim=1)
-            matched = torch.cat([self.query_norm(query), self.key_norm(key)], dim=1)
-        if rotate is not None:
-            matched = rotate(matched)  # both at once: one call less
-        query, key = matched.split(both, dim=1)
+        query, key, value = self.project(x, rotate)
         mask = None
         if cache is not None:
             mask = cache.mask(x.shape[1])
@@ -231,3 +209,17 @@ class MultiHeadAttention(nn.Module):
         context = causal_attention(query, key, value, self.dropout if self.training else 0.0, mask,
                                    self.window, self.scale)
         return self.out(context.transpose(1, 2).flatten(2))  # heads end to end
+
+    def project(self, x: Tensor, rotate: Callable[[Tensor], Tensor] | None = None
+                ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x, each (batch, heads, tokens, d_head)."""
+        if x.dim() != 3 or x.shape[2] != self.d_model:
+            raise ValueError(f"x has shape {tuple(x.shape)}: give (batch, tokens, {self.d_model})")
+        sizes = [heads * self.d_head for heads in (self.n_heads, self.n_kv_heads, self.n_kv_heads)]
+        query, key, value = (part.unflatten(2, (-1, self.d_head)).transpose(1, 2)
+                             for part in self.qkv(x).split(sizes, dim=2))
+        if self.query_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if rotate is not None:
+            query, key = rotate(query), rotate(key)
+        return query, key, value

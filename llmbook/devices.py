@@ -8,13 +8,20 @@ The policy, the same in `train`, `load_model`, `load_pretrained`, `generate` and
   bfloat16 on a GPU that computes it natively, else float32. `load_model` keeps what was saved.
 - What is trained has its weights in float32 everywhere; the products run in bfloat16 where the hardware has it
   (`autocast`, "auto").
+- Where a CUDA GPU trains in float32, matrix products run in TF32 (`fast_products`): 8 bits of exponent and 11
+  significant ones, added up in float32, at several times the speed. Only during forward and backward passes; a setting
+  of your own (`torch.set_float32_matmul_precision`, `torch.backends.cuda.matmul.fp32_precision`, NVIDIA_TF32_OVERRIDE)
+  stays as it is. Evaluating and generating never change it.
+- Batches go to a CUDA GPU through page-locked memory, in its queue of work (`send`): the program does not wait.
 - Nothing changes a model that it was only lent: dropout is off inside `without_dropout`, for that caller alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,12 +91,83 @@ def autocast(device: torch.device | str, precision: str = "auto") -> AbstractCon
     return nullcontext()
 
 
+@contextmanager
+def fast_products(device: torch.device | str) -> Iterator[None]:
+    """Inside, float32 matrix products on a CUDA GPU may run in TF32, unless somebody has set their precision.
+
+    Source: "high" of `torch.set_float32_matmul_precision`; PyTorch's default, "highest", is the exact format.
+    """
+    matmuls = [backend.matmul for backend in (torch.backends.cuda, torch.backends.mkldnn)
+               if hasattr(getattr(backend, "matmul", None), "fp32_precision")]  # PyTorch 2.9 and later
+    if torch.device(device).type != "cuda" or not _products_as_installed(matmuls):
+        yield
+        return
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        for matmul in matmuls:
+            matmul.fp32_precision = "none"  # as installed; the line above has made it "ieee", a choice
+
+
+def _products_as_installed(matmuls: Sequence[Any]) -> bool:
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set in the new way: PyTorch refuses to answer in the old one
+        return False
+    return precision == "highest" and all(matmul.fp32_precision == "none" for matmul in matmuls)
+
+
+def send(batch: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """A batch on `device`. A CUDA GPU fetches it from page-locked memory when its work up to here is done, and the
+    program goes on at once; from ordinary memory it would wait for the GPU."""
+    if device.type == "cuda":
+        batch = [tensor.pin_memory() if tensor.device.type == "cpu" else tensor for tensor in batch]
+    return [tensor.to(device, non_blocking=True) for tensor in batch]
+
+
+class Numbers:
+    """Numbers that a device has computed, on their way to the program: all in one transfer, which waits in the GPU's
+    queue of work while the program goes on. `wait()` waits for them."""
+
+    def __init__(self, *scalars: Tensor):
+        self.there = torch.stack([scalar.detach().float() for scalar in scalars])
+        self.here, self.arrived = self.there, None
+        if self.there.device.type == "cuda":
+            self.here = torch.empty(len(scalars), pin_memory=True).copy_(self.there, non_blocking=True)
+            self.arrived = torch.cuda.Event()
+            self.arrived.record()
+
+    def wait(self) -> list[float]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.here.tolist()
+
+
+def guard_update(optimizer: torch.optim.Optimizer, numbers: Numbers) -> None:
+    """Let the next step of an optimizer do nothing if one of the numbers is nan or infinite.
+
+    PyTorch's fused kernels look on the device (`found_inf`, which its `GradScaler` uses): nobody waits. For other
+    optimizers the program waits here, and takes the gradients away.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    if optimizer.defaults.get("fused") and not any(map(is_sharded, weights)):
+        optimizer.found_inf = 1 - numbers.there.isfinite().all().float()
+    elif not all(map(math.isfinite, numbers.wait())):
+        optimizer.zero_grad(set_to_none=True)
+
+
 def activation_dtype(weight: Tensor) -> torch.dtype:
     """The number format of what a layer computes with `weight`: autocast's inside `autocast`, else the weight's."""
-    kind = weight.device.type
+    return _autocast_dtype(weight.device.type) or weight.dtype
+
+
+@torch.compiler.assume_constant_result  # not every PyTorch can trace it; a graph is made for one state of autocast
+def _autocast_dtype(kind: str) -> torch.dtype | None:
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
-    return weight.dtype
+    return None
 
 
 class _NoDraws(TorchFunctionMode):
@@ -115,9 +193,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     of a matrix and one row may leave that to a single thread (its Intel library does on AMD processors, where this
     takes half the time); a batch of products, one for each part of the rows of `weight`, goes to all of them.
     """
-    parts = torch.get_num_threads()
     one_row = x.numel() == x.shape[-1] and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
-    if not one_row or parts == 1 or len(weight) % parts or torch.is_grad_enabled():
+    if not one_row or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
+    parts = torch.get_num_threads()
+    if parts == 1 or len(weight) % parts:
         return F.linear(x, weight, bias)
     pieces = weight.view(parts, -1, weight.shape[1]).transpose(1, 2)  # (parts, in, out / parts)
     result = torch.bmm(x.reshape(1, 1, -1).expand(parts, 1, -1), pieces).view(*x.shape[:-1], -1)
@@ -190,10 +270,12 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def without_dropout(model: nn.Module) -> AbstractContextManager:
+def without_dropout(model: nn.Module | Sequence[nn.Module]) -> AbstractContextManager:
     """The context in which a model's dropout does nothing, as in evaluation mode. The model itself is not touched, so
-    that two callers, or two threads, cannot switch dropout on or off for each other."""
-    return _DropoutOff() if any(module.training for module in model.modules()) else nullcontext()
+    that two callers, or two threads, cannot switch dropout on or off for each other. Whoever asks for each token hands
+    in the list of the model's modules, so that it is not made each time."""
+    modules = model.modules() if isinstance(model, nn.Module) else model
+    return _DropoutOff() if any(module.training for module in modules) else nullcontext()
 
 
 class OneProcess:
@@ -223,6 +305,6 @@ class OneProcess:
         """The context of a forward and backward pass: with nobody to exchange gradients with."""
         return nullcontext()
 
-    def sum(self, number: float) -> float:
-        """A number added up over the processes."""
+    def sum(self, number: Tensor) -> Tensor:
+        """A scalar added up over the processes."""
         return number

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .devices import own_part
+from .devices import PRECISIONS, own_part
 from .protocols import Cache
 
-__all__ = ["check_cache", "check_counts", "explain_bad_logits", "explain_not_finite"]
+__all__ = ["check_cache", "check_counts", "check_sampling", "check_training", "explain_bad_logits", "explain_misfit",
+           "explain_not_finite"]
 
 
 def explain_not_finite(model: nn.Module, parts: Sequence[Sequence[Tensor]], counts: Sequence[int], loss: float,
@@ -79,12 +80,77 @@ def _epsilon(model: nn.Module) -> str:
     return "" if epsilon is None else f" (its norm_eps is {epsilon:g})"
 
 
+def check_training(config: Any) -> None:
+    """Raise ValueError for a setting of a `llmbook.training.TrainingConfig` that is out of range."""
+    least = {"max_steps": 1, "warmup_steps": 0, "accumulation_steps": 1, "eval_every": 1}
+    for name, smallest in least.items():
+        if not isinstance(number := getattr(config, name), int) or number < smallest:
+            raise ValueError(f"{name} is {number!r}: it must be a whole number, at least {smallest}")
+    if config.eval_batches is not None and config.eval_batches < 1:
+        raise ValueError(f"eval_batches is {config.eval_batches}: it must be at least 1, or None for all")
+    for name in ("weight_decay", "final_fraction"):
+        if not 0 <= (number := getattr(config, name)) < math.inf:
+            raise ValueError(f"{name} is {number}: it must be at least 0")
+    if not 0 < config.learning_rate < math.inf:
+        raise ValueError(f"learning_rate is {config.learning_rate}: it must be above 0")
+    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
+        raise ValueError(f"betas are {config.betas}: give two, each at least 0 and below 1")
+    if config.max_norm is not None and not config.max_norm > 0:
+        raise ValueError(f"max_norm is {config.max_norm}: it must be above 0, or None for no limit")
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"precision is {config.precision!r}: choose one of {', '.join(PRECISIONS)}")
+
+
 def check_counts(max_new_tokens: int, stop_tokens: Collection[int]) -> None:
     """Raise ValueError unless these are a number of tokens, and ids that end a text."""
     if not isinstance(max_new_tokens, Integral) or max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}: it must be a whole number, at least 0")
     if not (isinstance(stop_tokens, Collection) and all(isinstance(token, Integral) for token in stop_tokens)):
         raise ValueError(f"stop_tokens are {stop_tokens!r}: give a list of token ids")
+
+
+def explain_misfit(kept: Tensor, lengths: Sequence[int], layer: int, keys: Tensor, values: Tensor) -> str:
+    """One line on why a cache cannot take a layer's new keys and values.
+
+    Args:
+        kept: the cache's keys, (n_layers, batch, n_heads, max_tokens, d_head).
+        lengths: how many places each layer has filled.
+        keys, values: (batch, n_heads, tokens, d_head), meant for this `layer`.
+    """
+    n_layers, batch_size, n_heads, max_tokens, d_head = kept.shape
+    batch, heads, tokens, features = keys.shape
+    if not 0 <= layer < n_layers:
+        return (f"layer {layer} does not exist in a cache made for {n_layers} layers, counted from 0: make it with "
+                "the model's n_layers")
+    if layer == 0 and len(set(lengths)) > 1:
+        return (f"the last pass did not fill all {n_layers} layers of this cache: rewind(cache.length) forgets it, or "
+                "make one with the model's n_layers")
+    if batch != batch_size:
+        return f"a batch of {batch} does not fit a cache made for {batch_size}: make one for each batch size"
+    if (heads, features) != (n_heads, d_head) or values.shape != keys.shape:
+        return (f"keys {tuple(keys.shape)} and values {tuple(values.shape)} do not fit a cache made for {n_heads} "
+                f"heads of {d_head} features")
+    if (end := lengths[layer] + tokens) > max_tokens:
+        return f"{end} tokens do not fit a cache of {max_tokens}: make it with more max_tokens"
+    kind, found = (kept.dtype, kept.device), (keys.dtype, keys.device)
+    if found != kind:
+        return "keys of {} on {} do not fit a cache of {} on {}: make it with the model's dtype and device".format(
+            *found, *kind)
+    return ("a cache is for inference: run the model under torch.no_grad() or torch.inference_mode(), or train without "
+            "a cache")
+
+
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None, vocab_size: int | None) -> None:
+    """Raise ValueError unless these can say how a token is chosen (see `llmbook.generation.Sampling`)."""
+    if not (temperature == 0 or 1e-6 <= temperature < math.inf):
+        raise ValueError(f"temperature is {temperature}: it must be 0 (always the likeliest token) or a number from "
+                         "0.000001 on")
+    for name, number in (("top_k", top_k), ("vocab_size", vocab_size)):
+        if number is not None and (not isinstance(number, Integral) or number < 1):
+            raise ValueError(f"{name} is {number!r}: it must be a whole number, at least 1, or None to keep every "
+                             "token")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}: it must be above 0 and at most 1, or None to keep every token")
 
 
 def check_cache(cache: Cache, tokens: int, equal: bool, needed: int) -> None:

@@ -10,9 +10,11 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
-__all__ = ["Family", "family_named", "family_of", "family_of_kind", "known_families", "register_family"]
+__all__ = ["Family", "family_named", "family_of", "family_of_kind", "has_plain_head", "known_families",
+           "register_family"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Family:
             None if none does.
         hugging_face: the values of `model_type` in a Hugging Face config.json that are of this family.
         gguf: the values of `general.architecture` in a GGUF file that are.
+        plain_head: whether `lm_head` is the product with the weight of `output`, or with that of `token_embedding`
+            where `output` is None or missing, and nothing else. (`llmbook.head_loss` then need not call it.)
     """
 
     name: str
@@ -37,6 +41,7 @@ class Family:
     layout: str | None = None
     hugging_face: tuple[str, ...] = ()
     gguf: tuple[str, ...] = ()
+    plain_head: bool = False
 
     @property
     def model_class(self) -> type[nn.Module]:
@@ -65,11 +70,12 @@ def _find(place: str) -> Any:
 
 _FAMILIES: dict[str, Family] = {family.name: family for family in (
     Family("GPT", "llmbook.gpt:GPT", "llmbook.gpt:GPTConfig", "gpt", "llmbook.formats.gpt2:LAYOUT",
-           hugging_face=("gpt2",), gguf=("gpt2",)),
+           hugging_face=("gpt2",), gguf=("gpt2",), plain_head=True),
     Family("Llama", "llmbook.llama:Llama", "llmbook.llama:LlamaConfig", "llama", "llmbook.formats.llama:LAYOUT",
-           hugging_face=("llama", "mistral", "qwen2", "qwen3", "smollm3"), gguf=("llama", "qwen2", "qwen3", "smollm3")),
+           hugging_face=("llama", "mistral", "qwen2", "qwen3", "smollm3"), gguf=("llama", "qwen2", "qwen3", "smollm3"),
+           plain_head=True),
     Family("Gemma", "llmbook.gemma:Gemma", "llmbook.gemma:GemmaConfig", "gemma", "llmbook.formats.gemma:LAYOUT",
-           hugging_face=("gemma3_text",), gguf=("gemma3",)),
+           hugging_face=("gemma3_text",), gguf=("gemma3",), plain_head=True),
     Family("TextClassifier", "llmbook.classification:TextClassifier", "llmbook.classification:ClassifierConfig"),
 )}
 
@@ -98,6 +104,16 @@ def family_of(model: nn.Module) -> Family:
         if kind.__name__ in _FAMILIES:
             return _FAMILIES[kind.__name__]
     raise ValueError(f"the class {type(model).__name__} is not known: register_family(Family(...)) first")
+
+
+@torch.compiler.assume_constant_result
+def has_plain_head(kind: type) -> bool:
+    """Whether a class computes its logits as a family with a plain head does, with the very same `lm_head`."""
+    for base in kind.__mro__:
+        family = _FAMILIES.get(base.__name__)
+        if family is not None and family.plain_head:
+            return getattr(kind, "lm_head", None) is family.model_class.lm_head
+    return False
 
 
 def family_of_kind(kind: str, of: str = "kind") -> Family:

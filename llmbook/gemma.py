@@ -75,11 +75,11 @@ class GemmaConfig:
             raise ValueError(f"global_layers names block {min(unknown)}: there are 0 to {self.n_layers - 1}")
         self.frequencies(local=False)  # is the scaling known?
 
-    def frequencies(self, local: bool) -> Tensor:
+    def frequencies(self, local: bool, device: torch.device | str | None = None) -> Tensor:
         """How fast each pair of a head's features turns, (d_head / 2,), in the local or the global layers."""
         if local:
-            return rotary_frequencies(self.d_head, self.local_rope_base)
-        return rotary_frequencies(self.d_head, self.rope_base, self.rope_scaling)
+            return rotary_frequencies(self.d_head, self.local_rope_base, None, device)
+        return rotary_frequencies(self.d_head, self.rope_base, self.rope_scaling, device)
 
 
 class GemmaNorm(nn.Module):
@@ -134,7 +134,7 @@ class GemmaBlock(nn.Module):
         """What turns queries and keys of x, (batch, tokens, ...), which continues the cache."""
         tokens = x.shape[1]
         places = torch.arange(tokens, device=x.device) if cache is None else cache.positions(tokens)
-        return rotation_at(places, self.config.frequencies(self.local).to(x.device))
+        return rotation_at(places, self.config.frequencies(self.local, x.device))
 
 
 class Gemma(nn.Module):

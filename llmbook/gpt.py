@@ -146,8 +146,7 @@ def check_token_ids(token_ids: Tensor, vocab_size: int, context_length: int, pas
     """Raise ValueError unless `token_ids` fit the vocabulary and, after `past` tokens, the context.
 
     Args:
-        token_ids: (batch, tokens). They are compared with `vocab_size` on the CPU only: on a GPU,
-            each call would have to wait for the answer.
+        token_ids: (batch, tokens), compared with `vocab_size` on the CPU only.
         vocab_size, context_length: the model's.
         past: tokens that a cache holds already.
     """
@@ -159,8 +158,9 @@ def check_token_ids(token_ids: Tensor, vocab_size: int, context_length: int, pas
     if (tokens := past + token_ids.shape[1]) > context_length:
         raise ValueError(f"{tokens} tokens exceed the context_length of {context_length}: "
                          "shorten the text")
-    if token_ids.device.type == "cpu" and not (
-            0 <= int(token_ids.min()) <= int(token_ids.max()) < vocab_size):
+    if token_ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return  # on a GPU each call would wait for the answer, and a compiled pass has no "if"
+    if not 0 <= int(token_ids.min()) <= int(token_ids.max()) < vocab_size:
         bad = int(token_ids[(token_ids < 0) | (token_ids >= vocab_size)][0])
         raise ValueError(f"token id {bad} is outside the vocabulary of {vocab_size}: "
                          "encode the text with the model's own tokenizer")

@@ -25,7 +25,8 @@ from .gpt import check_token_ids, initialize_weights
 
 # %% ../notebooks/05b_open_weights.ipynb #709ae699
 def rotary_frequencies(d_head: int, base: float = 10000.0,
-                       scaling: Mapping[str, Any] | None = None) -> Tensor:
+                       scaling: Mapping[str, Any] | None = None,
+                       device: torch.device | str | None = None) -> Tensor:
     """Radians by which each pair of a head's features turns from one position to the next.
 
     Args:
@@ -42,8 +43,8 @@ def rotary_frequencies(d_head: int, base: float = 10000.0,
         Window of Large Language Models via Position Interpolation" (2023); llama3: as released
         with Llama 3.1 (2024).
     """
-    frequencies = 1 / base ** (torch.arange(0, d_head, 2, dtype=torch.float32) / d_head)
-    scaling = {} if scaling is None else scaling
+    pairs = torch.arange(0, d_head, 2, dtype=torch.float32, device=device)
+    frequencies, scaling = 1 / base ** (pairs / d_head), scaling or {}
     kind = scaling.get("rope_type", "default")
     needed = {"default": (), "linear": ("factor",), "factors": (), "llama3": (
         "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
@@ -68,7 +69,7 @@ def rotary_frequencies(d_head: int, base: float = 10000.0,
         if len(factors := scaling.get("factors", ())) != len(frequencies):
             raise ValueError(f"rotary scaling has {len(factors)} factors for "
                              f"{len(frequencies)} pairs of features")
-        return frequencies / torch.tensor(factors)
+        return frequencies / torch.tensor(factors, device=device)
     return frequencies
 
 # %% ../notebooks/05b_open_weights.ipynb #60364e43
@@ -95,12 +96,13 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def rotation_at(positions: Tensor, frequencies: Tensor) -> Callable[[Tensor], Tensor]:
     """The function that turns queries and keys, (batch, heads, tokens, d_head), of tokens at
     `positions`: (tokens,), or (batch, tokens) where each row has its own."""
-    cosine, sine = rotary_table(positions, frequencies)
-    if positions.dim() == 2:
-        cosine, sine = cosine[:, None], sine[:, None]  # the same for all heads
+    places = positions if positions.dim() == 1 else positions[:, None]  # the same for all heads
+    cosine, sine = rotary_table(places, frequencies)
 
     def rotation(features: Tensor) -> Tensor:
-        return rotate(features, cosine.to(features.dtype), sine.to(features.dtype))
+        nonlocal cosine, sine  # converted once, by the first of the blocks
+        cosine, sine = cosine.to(features.dtype), sine.to(features.dtype)
+        return rotate(features, cosine, sine)
 
     return rotation
 
@@ -199,9 +201,9 @@ class LlamaConfig:
                                      f"{self.n_layers - 1}")
         self.frequencies()  # is the scaling known?
 
-    def frequencies(self) -> Tensor:
+    def frequencies(self, device: torch.device | str | None = None) -> Tensor:
         """How fast each pair of a head's features turns, (d_head / 2,)."""
-        return rotary_frequencies(self.d_head, self.rope_base, self.rope_scaling)
+        return rotary_frequencies(self.d_head, self.rope_base, self.rope_scaling, device)
 
     def window_of(self, layer: int) -> int | None:
         """How many tokens attention sees in block `layer`; None for all."""
@@ -242,16 +244,14 @@ class LlamaBlock(nn.Module):
     def attend(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0,
                rotation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The first half: x with what each token gathers from those before it, same shape."""
-        if rotation is None:
-            rotation = self.rotation(x, cache)
-        turn = rotation if self.has_positions else None
-        return x + self.attention(self.attention_norm(x), cache, layer, turn)
+        rotation = (rotation or self.rotation(x, cache)) if self.has_positions else None
+        return x + self.attention(self.attention_norm(x), cache, layer, rotation)
 
     def rotation(self, x: Tensor, cache: KeyValueCache | None) -> Callable[[Tensor], Tensor]:
         """What turns queries and keys of x, (batch, tokens, ...), which continues the cache."""
         tokens = x.shape[1]
         places = torch.arange(tokens, device=x.device) if cache is None else cache.positions(tokens)
-        return rotation_at(places, self.config.frequencies().to(x.device))
+        return rotation_at(places, self.config.frequencies(x.device))
 
 # %% ../notebooks/05b_open_weights.ipynb #1a910550
 class Llama(nn.Module):

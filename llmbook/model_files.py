@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -140,21 +141,26 @@ def build_config(config_class: type, settings: Mapping[str, Any]) -> Any:
     return config_class(**settings)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of `write_weights`, in memory: what becomes of the file later does not matter.
+def read_weights(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The tensors of a file of `write_weights`, in memory: what becomes of the file later does not matter. Numbers with
+    a fraction are turned into `dtype`, if it is given, tensor by tensor: no second copy of the model exists.
 
     Raises ValueError if it cannot be read or if its content is not what its name says.
     """
     remedy = "save the model again, or copy the whole folder again"
     try:
         with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name).clone() for name in file.keys()}
+            state = {name: _copied(file.get_tensor(name), dtype) for name in file.keys()}
         found = sha256_of(path)[:12]
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read ({error}): {remedy}") from None
     if found != (named := WEIGHTS_NAME.fullmatch(path.name).group(1)):
         raise ValueError(f"{path} is damaged: the sha256 of its content begins with {found}, not {named}: {remedy}")
     return state
+
+
+def _copied(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype if tensor.is_floating_point() else None, copy=True)
 
 
 def describe_misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:

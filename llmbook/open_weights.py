@@ -131,7 +131,7 @@ class Chat:
             self.answering.close()
         said = {"role": "user", "content": text}
         kept, ids = fit_conversation(self.tokenizer, self.messages, said, self.template,
-                                     self.model.config.context_length, self.max_new_tokens)
+                                     self.read_so_far, self.max_new_tokens)
         gone, self.messages = (len(self.messages) - len(kept) + 1) // 2, kept
         self.dropped += gone
         self.notice = f"the context is full: the oldest {gone} of the turns went" if gone else ""

@@ -83,8 +83,8 @@ class Team(Protocol):
         """The context of one of a step's forward and backward passes; gradients are exchanged in the last only. They
         become the mean over the processes."""
 
-    def sum(self, number: float) -> float:
-        """A number added up over the processes."""
+    def sum(self, number: Tensor) -> Tensor:
+        """A scalar on the team's device, added up over the processes; nobody waits for the device."""
 
 
 class RunKeeper(Protocol):

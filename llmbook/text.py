@@ -47,14 +47,12 @@ def read_text(path: str | Path) -> str:
 # %% ../notebooks/02_text_data.ipynb #1539d94b
 def _merge(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
     """`ids` with each occurrence of `pair`, left to right, replaced by `new_id`."""
-    merged, position = [], 0
-    while position < len(ids):
-        if position + 1 < len(ids) and (ids[position], ids[position + 1]) == pair:
-            merged.append(new_id)
-            position += 2
+    merged: list[int] = []
+    for id in ids:
+        if merged and (merged[-1], id) == pair:
+            merged[-1] = new_id
         else:
-            merged.append(ids[position])
-            position += 1
+            merged.append(id)
     return merged
 
 # %% ../notebooks/02_text_data.ipynb #93b8f5ed
@@ -87,37 +85,38 @@ class _PairCounts:
     def __init__(self, chunks: Counter[bytes]):
         self.words = [list(chunk) for chunk in chunks]  # ids of each distinct chunk, bytes at first
         self.frequencies = list(chunks.values())
-        self.counts: Counter[tuple[int, int]] = Counter()
+        self.counts: defaultdict[tuple[int, int], int] = defaultdict(int)
         self.places: defaultdict[tuple[int, int], set[int]] = defaultdict(set)  # pair -> words
         for index in range(len(self.words)):
             self._add(index, sign=1)
         self.heap = [(-count, pair) for pair, count in self.counts.items()]
         heapq.heapify(self.heap)
 
-    def _add(self, index: int, sign: int) -> set[tuple[int, int]]:
+    def _add(self, index: int, sign: int) -> None:
         """Put the pairs of one word into the counts (sign 1) or take them out (-1)."""
         word, frequency = self.words[index], self.frequencies[index]
         for pair in zip(word, word[1:]):
             self.counts[pair] += sign * frequency
             (self.places[pair].add if sign > 0 else self.places[pair].discard)(index)
-        return set(zip(word, word[1:]))
 
     def most_common(self) -> tuple[int, int] | None:
         """The most frequent pair; among equals the lowest ids. None when no pair is left."""
         while self.heap:
-            count, pair = heapq.heappop(self.heap)
-            if -count == self.counts[pair] > 0:  # else out of date: a newer entry is in the heap
-                return pair
+            count, pair = self.heap[0]
+            if -count == self.counts[pair]:
+                return pair if count else None
+            heapq.heapreplace(self.heap, (-self.counts[pair], pair))  # it became rarer
         return None
 
     def merge(self, pair: tuple[int, int], new_id: int) -> None:
         """Replace `pair` by `new_id` in the words that hold it, and in no other."""
-        changed: set[tuple[int, int]] = set()
+        new_pairs: set[tuple[int, int]] = set()
         for index in self.places.pop(pair):
-            changed |= self._add(index, sign=-1)
-            self.words[index] = _merge(self.words[index], pair, new_id)
-            changed |= self._add(index, sign=1)
-        for other in changed - {pair}:
+            self._add(index, sign=-1)
+            word = self.words[index] = _merge(self.words[index], pair, new_id)
+            self._add(index, sign=1)
+            new_pairs.update(other for other in zip(word, word[1:]) if new_id in other)
+        for other in new_pairs:
             heapq.heappush(self.heap, (-self.counts[other], other))
 
 # %% ../notebooks/02_text_data.ipynb #bd0061b0

@@ -7,17 +7,19 @@ import base64
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import regex
 import tiktoken
 
 from .files import replace_file
-from .protocols import Tokenizer
 
-__all__ = ["decode_text", "encode_iterable", "encode_text", "read_merges", "read_tokenizer", "save_tokenizer",
-           "tokenizer_from_merges", "utf8"]
+if TYPE_CHECKING:  # a process that only encodes need not wait for PyTorch
+    from .protocols import Tokenizer
+
+__all__ = ["decode_text", "encode_array", "encode_iterable", "encode_text", "read_merges", "read_tokenizer",
+           "save_tokenizer", "tokenizer_from_merges", "utf8"]
 
 _LONG_SPACE = 100_000  # characters; tiktoken's regular expressions overflow at about 500,000
 _LARGEST_ID = 2**24  # of a special token in a file: a larger one is a mistake that would exhaust the memory
@@ -45,6 +47,14 @@ def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
         pieces = regex.finditer(tokenizer._pat_str, text)  # the same pieces as tiktoken's, with no limit
         return [token for piece in pieces for token in tokenizer._encode_single_piece(piece.group())]
     return tokenizer.encode(text, disallowed_special=())
+
+
+def encode_array(text: str, tokenizer: Tokenizer) -> np.ndarray:
+    """As `encode_text`, an array (n,) of integers: tiktoken hands them over as one block, with no object for each."""
+    utf8(text)
+    if isinstance(tokenizer, tiktoken.Encoding) and not _has_long_space(text):
+        return tokenizer.encode_to_numpy(text, disallowed_special=())
+    return np.array(encode_text(text, tokenizer), np.int64)
 
 
 def _has_long_space(text: str) -> bool:

@@ -20,14 +20,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .devices import (PRECISIONS, OneProcess, autocast, chosen_device, evaluation_mode,
-                             whole_state, whole_tensor, without_weights)
-from .diagnosis import explain_not_finite
+from .compiling import compiled_loss
+from .devices import (Numbers, OneProcess, autocast, chosen_device, evaluation_mode,
+                             fast_products, guard_update, send, whole_state, whole_tensor,
+                             without_weights)
+from .diagnosis import check_training, explain_not_finite
 from .extras import load_extra
 from .families import family_of
 from .files import is_first
+from .head_loss import chunked_loss, chunks_pay
 from .model_files import (check_empty_folder, check_own_folder, describe_misfits, publish,
                                  read_configuration, read_weights, write_weights)
+from .prefetching import BatchesAhead
 from .protocols import LossFunction, RunKeeper, Team
 
 if TYPE_CHECKING:
@@ -40,6 +44,8 @@ def next_token_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor
     Both are ids, (batch, tokens). Targets of -100 do not count; where none does, the loss is 0.
     Returns a scalar with a gradient.
     """
+    if chunks_pay(model, targets):  # the same, without all logits at once
+        return chunked_loss(model, inputs, targets)
     logits = model(inputs)  # (batch, tokens, vocab_size)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100,
                              reduction="sum")
@@ -78,7 +84,7 @@ def evaluate(model: nn.Module, loader: Iterable, loss_fn: LossFunction,
         for batch in islice(loader, max_batches):
             counts.append(count(batch))
             with autocast(device, precision):
-                losses.append(loss_fn(model, *[tensor.to(device) for tensor in batch]))
+                losses.append(loss_fn(model, *send(batch, device)))
     if not sum(counts):
         raise ValueError(f"the loader gave {'no target' if counts else 'no batch'} to evaluate: "
                          "give it more data, or a smaller batch_size")
@@ -101,6 +107,8 @@ class TrainingConfig:
         eval_every, eval_batches: steps between evaluations (the last step always has one), and
             batches for each, all of them if None.
         precision, device: see `llmbook.devices`; the best device there is if None.
+        compile: run the forward and backward pass through `torch.compile`: up to a minute or two
+            before the first step, quicker steps afterwards.
         progress: show a progress bar.
 
     Raises ValueError for a number out of range.
@@ -118,30 +126,11 @@ class TrainingConfig:
     eval_batches: int | None = None
     precision: str = "auto"
     device: str | None = None
+    compile: bool = False
     progress: bool = True
 
     def __post_init__(self):
-        least = {"max_steps": 1, "warmup_steps": 0, "accumulation_steps": 1, "eval_every": 1}
-        for name, smallest in least.items():
-            if not isinstance(number := getattr(self, name), int) or number < smallest:
-                raise ValueError(f"{name} is {number!r}: it must be a whole number, at least "
-                                 f"{smallest}")
-        if self.eval_batches is not None and self.eval_batches < 1:
-            raise ValueError(f"eval_batches is {self.eval_batches}: it must be at least 1, or None "
-                             "for all")
-        for name in ("weight_decay", "final_fraction"):
-            if not 0 <= (number := getattr(self, name)) < math.inf:
-                raise ValueError(f"{name} is {number}: it must be at least 0")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {self.learning_rate}: it must be above 0")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas are {self.betas}: give two, each at least 0 and below 1")
-        if self.max_norm is not None and not self.max_norm > 0:
-            raise ValueError(f"max_norm is {self.max_norm}: it must be above 0, or None for no "
-                             "limit")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}: choose one of "
-                             f"{', '.join(PRECISIONS)}")
+        check_training(self)
 
 # %% ../notebooks/05a_pretraining.ipynb #d6bd41ca
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
@@ -213,7 +202,7 @@ class History:
 
 # %% ../notebooks/05a_pretraining.ipynb #ece49da9
 def add_gradients(model: nn.Module, parts: Sequence[Sequence[Tensor]], loss_fn: LossFunction,
-                  counts: Sequence[int], config: TrainingConfig, team: Team) -> float:
+                  counts: Sequence[int], config: TrainingConfig, team: Team) -> Tensor:
     """The backward passes of one step, over all its parts; returns the step's loss.
 
     That is the mean over all targets which the parts count, `counts`, in all processes. So each
@@ -223,19 +212,19 @@ def add_gradients(model: nn.Module, parts: Sequence[Sequence[Tensor]], loss_fn: 
     for number, (part, count) in enumerate(zip(parts, counts), 1):
         own = team.own_rows(part)
         share = (count if team.size == 1 else _counter(loss_fn)(own)) / total
-        batch = [tensor.to(team.device, non_blocking=True) for tensor in own]
-        with team.exchange(last=number == len(parts)):
+        batch = send(own, team.device)
+        with team.exchange(last=number == len(parts)), fast_products(team.device):
             with autocast(team.device, config.precision):
                 weighed = loss_fn(model, *batch) * share
             (weighed * team.size).backward()  # a team averages gradients over its processes
         loss = loss + weighed.detach()
-    return team.sum(float(loss))
+    return team.sum(loss)
 
 # %% ../notebooks/05a_pretraining.ipynb #3fd48620
-def clip_gradients(model: nn.Module, max_norm: float | None) -> float:
+def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
     """Scale a model's gradients down to `max_norm` together; returns how long they were."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    return float(whole_tensor(nn.utils.clip_grad_norm_(trainable, max_norm or math.inf)))
+    return whole_tensor(nn.utils.clip_grad_norm_(trainable, max_norm or math.inf))
 
 
 def update(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -264,35 +253,43 @@ def train(model: nn.Module, train_loader: Iterable, loss_fn: LossFunction, confi
         team: the processes that train together; this one alone, on `config.device`, if None.
 
     Returns the history, also after Ctrl-C. Raises FloatingPointError for a loss or gradient that is
-    not finite (before the weights are touched), ValueError for no batch or nothing to train.
+    not finite (before the weights are touched), ValueError for no batch or nothing to train;
+    RuntimeError if `compile` finds no compiler.
     """
     history, team = History(), OneProcess(config.device) if team is None else team
     model.to(team.device).train()
+    if config.compile:
+        loss_fn = compiled_loss(loss_fn, team.device)
     compute, count = team.share(model, loss_fn), _counter(loss_fn)
     optimizer = torch.optim.AdamW(decay_groups(model, config.weight_decay), betas=config.betas,
                                   fused=team.device.type in ("cpu", "cuda"))
     if checkpoints is not None:  # it may bring all of them to where an earlier run was
         train_loader = checkpoints.begin(model, optimizer, train_loader, history, config, team,
                                          val_loader)
-    done, batches = len(history.steps), endless(train_loader)
+    batches = BatchesAhead(train_loader, endless(train_loader), config.accumulation_steps,
+                           team.device)
+    done = len(history.steps)
     bar = tqdm(range(done, config.max_steps), initial=done, total=config.max_steps, unit="step",
                disable=not (config.progress and team.leads))
     try:
         for step in bar:
-            start = time.perf_counter()
-            parts = [next(batches) for _ in range(config.accumulation_steps)]
+            start, last = time.perf_counter(), step + 1 == config.max_steps
+            parts = batches.take()
             counts = [count(part) for part in parts]
             loss = add_gradients(model, parts, compute, counts, config, team)
             norm = clip_gradients(model, config.max_norm)
+            if not last:
+                batches.fetch_ahead()  # a GPU is still at work
+            numbers, rate = Numbers(loss, norm), learning_rate_at(step, config)
+            guard_update(optimizer, numbers)  # nothing moves if one of them is not finite
+            update(optimizer, rate)
+            loss, norm = numbers.wait()  # the step's one wait for the device
             if not math.isfinite(loss + norm):
                 raise FloatingPointError(explain_not_finite(
                     model, parts, counts, loss, norm, history.steps, config.learning_rate))
-            rate = learning_rate_at(step, config)
-            update(optimizer, rate)
             record = history.add(sum(len(part[0]) for part in parts), time.perf_counter() - start,
                                  loss=loss, learning_rate=rate, gradient_norm=norm)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            last = step + 1 == config.max_steps
             if val_loader is not None and (last or (step + 1) % config.eval_every == 0):
                 record["val_loss"] = evaluate(model, val_loader, compute, config.eval_batches,
                                               config.precision)
@@ -341,11 +338,13 @@ def save_model(model: nn.Module, folder: str | Path, layout: str = "llmbook") ->
         publish(folder, family.name, model.config, write_weights(state, folder))
 
 # %% ../notebooks/05a_pretraining.ipynb #a94ff0bb
-def load_model(folder: str | Path, device: torch.device | str | None = None) -> nn.Module:
+def load_model(folder: str | Path, device: torch.device | str | None = None,
+               dtype: torch.dtype | None = None) -> nn.Module:
     """Load what `save_model` saved, in evaluation mode. Reads JSON and safetensors, never a pickle.
 
-    device: where to; the best one there is if None. What the configuration does not say, because
-    an older version did not know it, has its default.
+    device: where to; the best one there is if None. dtype: of the weights, as they were saved if
+    None. What the configuration does not say, because an older version did not know it, has its
+    default.
 
     Raises FileNotFoundError if the folder holds no saved model; ValueError if a file is damaged,
     the class unknown, or configuration and weights do not fit (the message names unknown and
@@ -354,7 +353,7 @@ def load_model(folder: str | Path, device: torch.device | str | None = None) -> 
     family, config, weights = read_configuration(Path(folder) / "config.json")
     with without_weights():
         model = family.build(config)
-    state = read_weights(weights)  # compares the content with the hash in the name
+    state = read_weights(weights, dtype)  # compares the content with the hash in the name
     if misfits := describe_misfits(model.state_dict(), state):
         raise ValueError(f"{weights} does not fit the model in config.json: {misfits}")
     model.load_state_dict(state, assign=True)

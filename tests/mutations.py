@@ -51,9 +51,9 @@ MUTATIONS = {
     "going back forgets nothing": (
         "attention", "self._lengths = [length] * len(self._lengths)", "pass", ["attention"]),
     "keys are not normed": (
-        "attention", "[self.query_norm(query), self.key_norm(key)]", "[self.query_norm(query), key]", ["attention"]),
+        "attention", "self.query_norm(query), self.key_norm(key)", "self.query_norm(query), key", ["attention"]),
     "nothing is turned": (
-        "attention", "matched = rotate(matched)", "rotate(matched)", ["attention", "llama"]),
+        "attention", "query, key = rotate(query), rotate(key)", "rotate(query), rotate(key)", ["attention", "llama"]),
     "positions ignore the cache": (
         "gpt", "self.position_embedding(cache.positions(tokens))", "self.position_embedding.weight[:tokens]", ["gpt"]),
     "weight tying: the output layer gets its own matrix": (
@@ -77,7 +77,8 @@ MUTATIONS = {
     "gate and content swapped": (
         "llama", "gate, content = self.expand", "content, gate = self.expand", ["llama"]),
     "layers without positions get them": (
-        "llama", "turn = rotation if self.has_positions else None", "turn = rotation", ["llama", "formats/layouts"]),
+        "llama", "(rotation or self.rotation(x, cache)) if self.has_positions else None",
+        "rotation or self.rotation(x, cache)", ["llama", "formats/layouts"]),
     "a shared product: every thread takes the first rows": (
         "devices", "return result if bias is None else result + bias",
         "result = result.flatten()[: len(weight) // parts].repeat(parts).view(result.shape)\n"
@@ -91,6 +92,16 @@ MUTATIONS = {
     "a special token in a text is taken for one": (
         "tokenizing", "return tokenizer.encode(text, disallowed_special=())",
         'return tokenizer.encode(text, allowed_special="all")', ["tokenizing", "scale/token_files"]),
+    "pairs that a merge made are never merged": (
+        "text", "for other in new_pairs:", "for other in ():", ["text"]),
+    "a pair that became rarer counts as before": (
+        "text", "if -count == self.counts[pair]:", "if True:", ["text"]),
+    "special tokens in a text become tokens, in bulk": (
+        "tokenizing", "return tokenizer.encode_to_numpy(text, disallowed_special=())",
+        'return tokenizer.encode_to_numpy(text, allowed_special="all")', ["tokenizing"]),
+    "half of a pair becomes another character, in bulk": (
+        "tokenizing", "    utf8(text)\n    if isinstance(tokenizer, tiktoken.Encoding) and not",
+        "    if isinstance(tokenizer, tiktoken.Encoding) and not", ["tokenizing"]),
     "texts that come one by one do not end": (
         "tokenizing", "yield np.array(ids + end, np.int64)", "yield np.array(ids, np.int64)", ["tokenizing"]),
     "merges in any order": (
@@ -133,13 +144,34 @@ MUTATIONS = {
     "spare ids can be chosen": (
         "generation", "logits = logits[:, : self.vocab_size]", "logits = logits", ["generation"]),
     "logits that are no numbers choose a token": (
-        "generation", "if not bool(logits.amax(dim=-1).isfinite().all()):", "if False:", ["generation"]),
+        "generation", "if done < 0:", "if False:", ["generation"]),
     "shorter prompts are padded at the right": (
         "generation", 'padding_side="left"', 'padding_side="right"', ["generation"]),
     "what the cache holds is read again": (
-        "generation", "self.ids[:, self.cache.length :]", "self.ids", ["generation"]),
+        "generation", "self.ids[:, self.cache.length : self.length]", "self.ids[:, : self.length]", ["generation"]),
     "ended rows are dropped and the wrong ones go on": (
-        "generation", "rows = (~ended).nonzero()[:, 0]", "rows = ended.nonzero()[:, 0]", ["generation"]),
+        "generation", "ended.int().argsort(stable=True)", "(~ended).int().argsort(stable=True)", ["generation"]),
+    "tokens beyond the end stay in the cache": (
+        "generation", "return texts.cache.rewind(read)", "return", ["generation"]),
+    "texts go on with their halves before anybody looked": (
+        "generation", "count < max_new_tokens and not texts.is_full()", "count < max_new_tokens", ["generation"]),
+    "equal prompts are told apart by their ids alone": (
+        "generation", "torch.cat([self.padding[:, None], self", "torch.cat([0 * self.padding[:, None], self",
+        ["generation"]),
+    "each token is waited for": (
+        "generation", "count % LOOK_EVERY[device.type]", "count % 1", ["generation"]),
+    "a compiled pass sees places that are not filled": (
+        "compiled", "(self.places < position)", "(self.places <= position)", ["compiled"]),
+    "a compiled pass sees padding": (
+        "compiled", "(self.places >= padding[:, None])", "(self.places >= 0 * padding[:, None])", ["compiled"]),
+    "a compiled pass sees past its window": (
+        "compiled", "self.places > self.position - window", "self.places >= self.position - window", ["compiled"]),
+    "each length is compiled": (
+        "compiled", "torch._dynamo.maybe_mark_dynamic(tensor, 3)", "pass", ["compiled"]),
+    "what a step returned is written over": (
+        "compiled", "hidden[: len(token_ids)].clone()", "hidden[: len(token_ids)]", ["compiled"]),
+    "exchanged layers are not seen": (
+        "compiled", "        self._prepare()\n        plain", "        plain", ["compiled"]),
 
     # other people's files
     "tensors of a checkpoint may be left over": (
@@ -153,6 +185,15 @@ MUTATIONS = {
         ["formats/export", "formats/layouts"]),
     "4 bits: the value of code 0 given as that of code 8": (
         "formats.quantized", "(minimum + 8 * step).T", "minimum.T", ["formats/quantized"]),
+    "a token's short way: a window left out": (
+        "formats.quick_blocks", "keys[:, :, -window:], values[:, :, -window:]", "keys, values",
+        ["formats/quick_blocks"]),
+    "a token's short way: the norm's epsilon left out": (
+        "formats.quick_blocks", "(d_model * config.norm_eps) ** 0.5", "0.0", ["formats/quick_blocks"]),
+    "a token's short way: what a hook changed is passed over": (
+        "formats.quick_blocks", "if x is not token.x:", "if layer == 0:", ["formats/quick_blocks"]),
+    "a token's short way is taken with padding": (
+        "formats.quick_blocks", " and cache.padding is None", "", ["formats/quick_blocks"]),
     "int8: the scale of a row left out": (
         "formats.quantized", "(self.weight * self.scale[:, None])", "self.weight", ["formats/quantized"]),
     "Mistral without a window where its file names none": (
@@ -170,6 +211,37 @@ MUTATIONS = {
         ["formats/tokenizers"]),
     "a special token in a message is one": (
         "formats.chat_templates", "if not tokenizer.special_tokens_set:", "if True:", ["formats/tokenizers", "chat"]),
+    "an answer that was spelled in another way is read again": (
+        "formats.conversations", "if new != old and _text(new, special, known) != _text(old, special, known):",
+        "if new != old:", ["formats/conversations"]),
+    "a special token and its letters are the same text": (
+        "formats.conversations", "opening = [token for token in part[:1] if token in special]", "opening = []",
+        ["formats/conversations"]),
+    "a full context makes room for one turn": (
+        "formats.conversations", "<= room // 2)", "<= room)", ["formats/conversations", "chat"]),
+    "a full context loses the latest turn too": (
+        "formats.conversations", "without(min(gone, max(0, turns - 1)))", "without(gone)", ["formats/conversations"]),
+    "a full context loses the system message": (
+        "formats.conversations", "[*messages[:first], *messages[first + 2 * gone :]]", "[*messages[2 * gone :]]",
+        ["formats/conversations", "chat"]),
+    "what fits is looked for turn by turn": (
+        "formats.conversations", "bisect_left(range(turns), True, key=lambda gone: len(without(gone)[1]) <= room // 2)",
+        "next((g for g in range(turns) if len(without(g)[1]) <= room // 2), turns)", ["formats/conversations"]),
+    "what old weights made of a text is kept": (
+        "formats.conversations", "if (weights := self._state_of_weights()) != self._weights:", "if False:", ["chat"]),
+    "a larger cache forgets what the smaller one held": (
+        "formats.conversations", "same = 0 if self.cache is None else", "same = 0 if getattr(self.cache, 'max_tokens', "
+        "needed) < needed or self.cache is None else", ["chat"]),
+    "a cache grows by a little at a time": (
+        "formats.conversations", "room *= 2", "room += 64", ["formats/conversations"]),
+    "a chat does not note what it said": (
+        "open_weights", "self.read_so_far.add(token)", "pass", ["formats/conversations", "chat"]),
+    "a text that ends in U+FFFD is never shown": (
+        "formats.decoding", 'if len(self._window) > _LONGEST else ""', 'if False else ""', ["formats/decoding"]),
+    "a token is decoded without the one before": (
+        "formats.decoding", "text[self._shown :], self._window[-1:]", "text[self._shown :], []", ["formats/decoding"]),
+    "a continuation loses its first space": (
+        "formats.decoding", "and not continues", "", ["formats/decoding"]),
     "a local folder with the name of a model is passed over": (
         "open_weights", "    if path.exists():\n        raise ValueError", "    if False:\n        raise ValueError",
         ["open_weights"]),
@@ -248,13 +320,38 @@ MUTATIONS = {
     "token shards: a flipped bit is not noticed": (
         "scale.token_shards", "(found := zlib.crc32(ids)) != self.crc32:", "(found := 0) != 0:",
         ["scale/token_shards"]),
+    "a sample of everything leaves small files out": (
+        "scale.documents", "places[index] = 1", "places[index] = 0", ["scale/token_documents"]),
+    "a sample of everything ignores its seed": (
+        "scale.documents", "draw = random.Random(seed)", "draw = random.Random(0)", ["scale/token_documents"]),
+    "a sample of everything is the beginnings of files": (
+        "scale.documents", "int(stretch * number + draw.random() * (stretch - _SPOT))", "number",
+        ["scale/token_documents"]),
+    "a vocabulary is learned from the first text only": (
+        "cli.data", "spread_documents(texts,", "spread_documents(texts[:1],", ["cli/data"]),
     "token files: documents do not end": (
         "scale.encoding", "np.array([self.end_of_text], self.dtype)]", "np.array([], self.dtype)]",
         ["scale/token_files"]),
+    "pieces of a chunk in another order": (
+        "scale.encoding", 'b"".join(future.result() for future in futures)',
+        'b"".join(future.result() for future in reversed(futures))', ["scale/token_files"]),
+    "a piece ends before its document does": (
+        "scale.encoding", "chunk.find(DOCUMENT_END, start + _PIECE) + 1 or len(chunk)",
+        "min(start + _PIECE, len(chunk))", ["scale/token_files"]),
+    "workers load PyTorch": (
+        "scale.encoding", "if TYPE_CHECKING:  # worker", "if True:  # worker", ["repository/import"]),
 
     # the command
     "a damaged model counts as complete": (
         "cli.contents", "if not content_hash(weights).startswith(wanted):", "if False:", ["cli/runs", "cli/pretrain"]),
+    "an answer that is stopped goes on unseen": (
+        "cli.chat", "pieces.close()", "pass", ["cli/chat"]),
+    "what went for want of room is not told": (
+        "cli.chat", "if self.talk.notice:", "if False:", ["cli/chat"]),
+    "codes are made of weights that were rounded before": (
+        "cli.writers", 'dtype = "float32"', "pass", ["cli/writers"]),
+    "a missing compiler is found out late": (
+        "cli.writers", "_check_compiler(device)\n", "pass\n", ["cli/writers"]),
     "data that has changed counts as the same": (
         "cli.runs", 'before["content"][name].get("content") != now["content"]]', "False]",
         ["cli/runs", "cli/pretrain"]),
@@ -272,6 +369,38 @@ MUTATIONS = {
         ["book/exercises"]),
     "threads spin as they like": (
         "threads", "os.environ.setdefault(name, value)", "pass", ["repository/import"]),
+    # the small world
+    "two in different places may talk": (
+        "storyworld.rules", "        if len(places) > 1:", "        if len(places) > 9:",
+        ["storyworld/words_and_grammar", "storyworld/checks"]),
+    "nobody has it, and yet somebody does": (
+        "storyworld.rules", 'if found == "nobody":', "if False:", ["storyworld/words_and_grammar"]),
+    "needs are looked at once only": (
+        "storyworld.grammar", "if len(keys) == known:", "if True:", ["storyworld/words_and_grammar"]),
+    "a pronoun of the second person where both are she": (
+        "storyworld.grammar", 'self.distinct = bool(pronouns - {"A"})', "self.distinct = False and bool(pronouns)",
+        ["storyworld/words_and_grammar"]),
+    "she after a preposition": (
+        "storyworld.english", "if _AFTER_PREPOSITION.search(before):", "if False:", ["storyworld/words_and_grammar"]),
+    "a sentence may begin with a small letter": (
+        "storyworld.reading", "if start == MUST and not token[0].isupper():", "if False:", ["storyworld/checks"]),
+    "a name may change within a sentence": (
+        "storyworld.reading", "return env if bound == value else None", "return env", ["storyworld/checks"]),
+    "whose pronoun it is does not matter": (
+        "storyworld.checks", "if role in keys and _pronouns().get(keys[role]) != pronoun:", "if False:",
+        ["storyworld/checks"]),
+    "a story may go on after its end": (
+        "storyworld.checks", 'if said.kind.startswith("end_") and report.ending:', "if False:", ["storyworld/checks"]),
+    "asked-for things need not occur": (
+        "storyworld.checks", "if wanted not in mentioned:", "if False:", ["storyworld/checks"]),
+    "held-out kinds in the training stories": (
+        "storyworld.corpus", 'has_held_out(story) == (split == "test")', "True", ["storyworld/stories"]),
+    "stories of any length": (
+        "storyworld.world", "FEWEST_WORDS <= words <= MOST_WORDS", "words > 0", ["storyworld/stories"]),
+    "nouns of one story share a word": (
+        "storyworld.world", "if parts & self.nouns:", "if False:", ["storyworld/stories"]),
+    "any answer is right": (
+        "storyworld.questions", "== {right}", ">= {right}", ["storyworld/questions"]),
 }
 
 

@@ -7,38 +7,19 @@ import tiktoken
 import torch
 
 from llmbook.assets import fetch
+from llmbook.compiled import compile_decoding
 from llmbook.formats.chat_templates import CHATML, encode_chat, render_chat
 from llmbook.formats.conversations import ReadSoFar
 from llmbook.formats.gguf import GGUFCheckpoint
+from llmbook.formats.quantized import quantize
 from llmbook.generation import stream
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.open_weights import Chat, format_chat, load_pretrained
 from tests.support.pretrained import shaken
+from tests.support.scripted import Scripted
 from tests.support.tokenizer_files import trained_tokenizer, with_tokenizer
 
 transformers = pytest.importorskip("transformers")
-
-
-class Scripted(Llama):
-    """Says the tokens it is told to, and notes what it was asked to read."""
-
-    def __init__(self, context_length: int = 400):
-        super().__init__(LlamaConfig(410, context_length, 8, 2, 1, 1, 8))
-        self.says, self.read, self.passes, self.held = [], [], [], []
-
-    def hidden_states(self, token_ids, cache=None):
-        """Notes what was read, and of each prompt the whole: what the cache holds of it, and the rest."""
-        self.passes.append(token_ids.shape[1])
-        ids = token_ids[0].tolist()
-        self.held = [*self.held[: 0 if cache is None else cache.length], *ids]
-        if len(ids) > 1:
-            self.read.append(list(self.held))
-        return super().hidden_states(token_ids, cache)
-
-    def lm_head(self, hidden):
-        logits = torch.zeros(1, 410)
-        logits[0, self.says.pop(0)] = 1.0
-        return logits
 
 
 @pytest.fixture(scope="module")
@@ -146,21 +127,26 @@ def test_an_answer_that_broke_off_is_known_as_such(words):
 def test_the_oldest_turns_go_when_the_context_is_short(words, system):
     answers = [f"Answer {number}." for number in range(8)]
     chat = scripted(words, answers, context_length=150, system=system, max_new_tokens=15)
+    room, opening = 150 - 15, [turn("system", system)] if system else []
     for number in range(8):
+        before = chat.messages[len(opening) :]
         assert chat.say(f"Question {number}?") == answers[number]
-    asked = words.decode(chat.model.read[-1])
-    kept = [number for number in range(8) if f"Question {number}?" in asked]
-    assert kept == list(range(kept[0], 8)) and 0 < kept[0] < 7  # some went, the latest stayed
-    assert all((f"Answer {number}." in asked) == (number in kept) for number in range(7))
-    assert asked.startswith(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user" if system else
-                            f"<|im_start|>user\nQuestion {kept[0]}")
-    lengths = [len(ids) for ids in chat.model.read]
-    assert max(lengths) <= 150 - 15
-    again = words.encode(format_chat([*chat.messages[:-2], turn("user", "x")]), allowed_special="all")
-    assert len(again) <= 150 - 15  # the turns kept are those that were read
-    one_more = [turn("user", f"Question {kept[0] - 1}?"), turn("assistant", answers[kept[0] - 1])]
-    whole = [*([turn("system", system)] if system else []), *one_more, *chat.messages[bool(system):-1]]
-    assert len(words.encode(format_chat(whole), allowed_special="all")) > 150 - 15  # no more went than had to
+        asked = words.decode(chat.model.read[-1])
+        kept = [number for number in range(8) if f"Question {number}?" in asked]
+        assert kept == list(range(kept[0], number + 1)) and all(
+            (f"Answer {old}." in asked) == (old in kept) for old in range(number))
+        assert asked == format_chat([*opening, *chat.messages[len(opening) : -1]])  # what is read is what is kept
+        assert len(chat.model.read[-1]) <= room
+        whole = [*opening, *before, turn("user", f"Question {number}?")]
+        if len(before) == 2 * (number - kept[0]):
+            assert not chat.notice and asked == format_chat(whole)  # nothing went, since all had room
+        else:
+            assert chat.notice and len(words.encode(format_chat(whole), allowed_special="all")) > room
+            assert len(chat.model.read[-1]) <= room // 2 or kept[0] == number - 1
+            one_more = [turn("user", f"Question {kept[0] - 1}?"), turn("assistant", answers[kept[0] - 1])]
+            whole = [*opening, *one_more, *chat.messages[len(opening) : -1]]
+            assert len(words.encode(format_chat(whole), allowed_special="all")) > room // 2  # no more went than had to
+    assert 0 < kept[0] < 7
 
 
 @pytest.mark.parametrize("message, error", [
@@ -265,17 +251,53 @@ def test_a_cache_that_is_kept_changes_no_answer(words):
     assert conversation(forget=True) == conversation(forget=False)
 
 
+def test_a_compiled_model_says_the_same(words):
+    """Its cache has memory of fixed shapes, which is exchanged as the conversation grows; some turns go at its end."""
+    def conversation(wrap) -> tuple[list[dict[str, str]], int]:
+        torch.manual_seed(0)
+        chat = Chat(wrap(shaken(Llama(LlamaConfig(410, 500, 32, 4, 2, 1, 64)))), words, max_new_tokens=40,
+                    temperature=0.8, seed=1)
+        read = []
+        for number in range(8):
+            pieces = chat.stream(f"Question {number}?")
+            next(pieces)
+            if number == 2:
+                pieces.close()
+            said = "".join(pieces)
+            assert said or number == 2
+            read.append(chat.read_so_far.cache.length)
+        assert max(read) > 256
+        return chat.messages, chat.dropped
+
+    messages, dropped = conversation(lambda model: model)
+    assert dropped and conversation(lambda model: compile_decoding(model, backend="eager")) == (messages, dropped)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_model_reads_only_what_is_new_too(words, bits):
+    chat = scripted(words, ["The tide."] * 5, system="Be brief.")
+    chat.model = quantize(Scripted(d_model=32), bits)
+    chat.model.says = [*words.encode("The tide."), STOP] * 5
+    chat.clear()
+    for _ in range(5):
+        assert chat.say("Where?") == "The tide."
+    read = [count for count in chat.model.passes if count > 1]
+    new = len(words.encode("<|im_end|>\n" + format_chat([turn("user", "Where?")]), allowed_special="all"))
+    assert read[1:] == [new] * 4
+
+
 def test_the_cache_grows_and_keeps_what_it_holds(words):
     model = Scripted(4000)
     read = ReadSoFar(model)
     ids = list(range(5, 405))
     with torch.inference_mode():
         cache = read.recall(ids, 50)
-        assert cache.length == 0 and cache.max_tokens < 4000
+        assert cache.length == 0 and cache.max_tokens < 2450
         model.hidden_states(torch.tensor([ids]), cache)
         keys = cache.keys[:, :, :, :400].clone()
-        larger = read.recall([*ids, *ids, *ids], 50)
-        assert larger.length == 400 and larger.max_tokens >= 1250 and torch.equal(larger.keys[:, :, :, :400], keys)
+        larger = read.recall(ids * 6, 50)
+        assert larger is not cache and larger.length == 400 and larger.max_tokens >= 2450
+        assert torch.equal(larger.keys[:, :, :, :400], keys)
         assert read.recall(ids, 50) is larger and larger.length == 399  # the last id is read in any case
         assert read.recall([9, 9], 50).length == 0
 
@@ -303,11 +325,15 @@ def test_special_tokens_in_a_message_are_letters(words):  # nobody writes turns 
 def test_what_went_is_said(words):
     chat = scripted(words, [f"Answer {number}." for number in range(5)], context_length=150, system="Be kind.",
                     max_new_tokens=15)
-    notices = []
+    notices, dropped = [], [0]
     for number in range(5):
         chat.say(f"Question {number}?")
         notices.append(chat.notice)
-    assert not notices[0] and "context is full" in notices[-1]
+        dropped.append(chat.dropped)
+    gone = [later - earlier for earlier, later in zip(dropped, dropped[1:])]
+    assert not notices[0] and any(gone) and 0 in gone[1:]  # room for several turns was made at once
+    assert notices == [f"the context is full: the oldest {count} of the turns went" if count else ""
+                       for count in gone]
     assert chat.dropped == 5 - (len(chat.messages) - 1) // 2 > 0
     chat.clear()
     assert chat.messages == [turn("system", "Be kind.")] and not chat.dropped and not chat.notice

@@ -1,5 +1,7 @@
 """Which device and which number format: one place decides."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -67,6 +69,90 @@ def test_one_row_in_float32_is_shared_out_and_nothing_else(monkeypatch):
         layer.bfloat16()(torch.ones(1, 8, dtype=torch.bfloat16))
     layer.float()(torch.ones(1, 8)).sum().backward()
     assert len(shared) == 1
+
+
+@pytest.fixture
+def product_precision():
+    """As PyTorch is installed, before and after."""
+    def reset():
+        torch.set_float32_matmul_precision("highest")
+        for backend in (torch.backends.cuda, torch.backends.mkldnn):
+            if hasattr(getattr(backend, "matmul", None), "fp32_precision"):
+                backend.matmul.fp32_precision = "none"
+
+    reset()
+    yield torch.get_float32_matmul_precision
+    reset()
+
+
+def test_float32_is_trained_in_tf32_on_cuda_alone_and_for_that_time_alone(product_precision):
+    for _ in range(2):  # the second time as the first
+        with devices.fast_products("cuda"):
+            assert product_precision() == "high"
+        assert product_precision() == "highest"
+    with pytest.raises(KeyError), devices.fast_products(torch.device("cuda", 1)):
+        raise KeyError
+    assert product_precision() == "highest"
+    for device in ("cpu", "mps"):
+        with devices.fast_products(device):
+            assert product_precision() == "highest"
+
+
+def test_a_precision_of_one_s_own_stays(product_precision):
+    torch.set_float32_matmul_precision("medium")
+    with devices.fast_products("cuda"):
+        assert product_precision() == "medium"
+    assert product_precision() == "medium"
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="PyTorch 2.9 has it first")
+@pytest.mark.parametrize("choice", ["ieee", "tf32"])
+def test_a_precision_set_in_the_newer_way_stays(product_precision, choice):
+    torch.backends.cuda.matmul.fp32_precision = choice
+    with devices.fast_products("cuda"):
+        assert torch.backends.cuda.matmul.fp32_precision == choice
+    assert torch.backends.cuda.matmul.fp32_precision == choice
+
+
+def test_training_asks_for_fast_products_of_its_device(monkeypatch):
+    from llmbook import training
+
+    asked = []
+    monkeypatch.setattr(training, "fast_products", lambda device: asked.append(device) or nullcontext())
+    layer, config = torch.nn.Linear(2, 2), training.TrainingConfig(1, device="cpu", progress=False)
+    training.train(layer, [(torch.ones(1, 2),)], lambda model, x: model(x).sum(), config)
+    assert asked == [torch.device("cpu")]
+
+
+def test_batches_go_to_a_gpu_through_page_locked_memory_and_nobody_waits(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append("pinned") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, non_blocking: asked.append(non_blocking) or self)
+    batch = (torch.ones(2), torch.zeros(2, dtype=torch.int64))
+    devices.send(batch, torch.device("cuda"))
+    assert asked == ["pinned", "pinned", True, True]
+    devices.send(batch, torch.device("cpu"))
+    assert asked[4:] == [True, True]
+
+
+def test_numbers_are_fetched_together():
+    assert devices.Numbers(torch.tensor(1.5, requires_grad=True), torch.tensor(2.0).bfloat16()).wait() == [1.5, 2.0]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("number", [1.0, float("nan"), float("inf")])
+def test_a_guarded_update_does_nothing_where_a_number_is_not_finite(fused, number):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], fused=fused)
+    for _ in range(2):  # the guard holds for one step
+        weight.grad = torch.ones(3)
+        devices.guard_update(optimizer, devices.Numbers(torch.tensor(1.0), torch.tensor(number)))
+        optimizer.step()
+        assert bool((weight == 1).all()) is (number != 1.0)
+    weight.grad = torch.ones(3)
+    devices.guard_update(optimizer, devices.Numbers(torch.tensor(1.0)))
+    optimizer.step()
+    assert not bool((weight == 1).any()) and float(optimizer.state[weight]["step"]) == (3 if number == 1 else 1)
 
 
 def test_a_device_by_its_name(monkeypatch):

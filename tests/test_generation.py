@@ -8,7 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from llmbook import generation
 from llmbook.generation import filter_logits, generate, stream
 from llmbook.gpt import GPT, GPTConfig
 
@@ -396,3 +398,92 @@ def test_a_list_may_ask_for_nothing_or_be_wrong(model):
     for bad in ([], [torch.tensor([3]), torch.tensor([], dtype=torch.long)]):
         with pytest.raises(ValueError, match="at least one token"):
             generate(model, bad, 3)
+
+
+# --- a GPU is looked at every 8 tokens ---------------------------------------------------------------------------
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a GPU: numbers that Python reads from tensors, and shapes that depend on them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.count += name in ("_local_scalar_dense", "nonzero", "masked_select", "multinomial") or "unique" in name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def like_a_gpu(monkeypatch):
+    monkeypatch.setitem(generation.LOOK_EVERY, "cpu", 8)
+    monkeypatch.setattr("llmbook.gpt.check_token_ids", lambda *_: None)  # on a GPU it compares nothing
+
+
+@pytest.mark.parametrize("prompts, options", [
+    (torch.tensor([[3, 1, 4]]), {"temperature": 0}), ([torch.tensor([2]), torch.tensor([3, 1, 4, 1])], {"seed": 1}),
+    (torch.arange(20)[:, None], {"seed": 1, "top_k": 5, "top_p": 0.9, "stop_tokens": range(0, 23, 4)})])
+def test_generation_waits_for_the_device_once_in_eight_tokens(monkeypatch, like_a_gpu, prompts, options):
+    model = GPT(GPTConfig(vocab_size=23, context_length=90, d_model=16, n_heads=2, n_layers=2)).eval()
+    waits, looks, tolist = Waits(), [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: looks.append(waits.count) or tolist(tensor))
+    tokens = stream(model, prompts, 80, **options)
+    with waits:
+        columns = list(tokens)
+    before = looks[0]  # once, to find equal prompts
+    assert before <= 2 and waits.count == before
+    assert 0 < len(looks) <= math.ceil(len(columns) / 8)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5), count=st.integers(0, 30), every=st.integers(2, 9),
+       stops=st.sets(st.integers(0, 22), max_size=8), seed=st.integers(0, 10**6), greedy=st.booleans())
+def test_how_often_it_looks_changes_no_text(lengths, count, every, stops, seed, greedy):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=23, context_length=12, d_model=16, n_heads=2, n_layers=2))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    prompts = [torch.randint(23, (length,), generator=torch.Generator().manual_seed(seed)) for length in lengths]
+    options = {"temperature": 0} if greedy else {"seed": seed}
+    expected = generate(model, prompts, count, stop_tokens=stops if greedy else (), **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(generation.LOOK_EVERY, "cpu", every)
+        found = generate(model, prompts, count, stop_tokens=stops if greedy else (), **options)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_a_cache_goes_back_to_the_end_of_the_text(model, like_a_gpu):
+    """What a GPU read beyond it was thrown away."""
+    greedy = generate(model, PROMPT[:1], 9, temperature=0)
+    for stop in greedy[0, 3:6].tolist():
+        cache = model.new_cache(1)
+        text = generate(model, PROMPT[:1], 9, temperature=0, stop_tokens=[stop], cache=cache)
+        assert int(text[0, -1]) == stop and cache.length == text.shape[1] - 1 < 11
+
+
+def test_scores_that_are_no_numbers_are_named_after_the_tokens_before_them(model, monkeypatch, like_a_gpu):
+    lm_head, calls, found = model.lm_head, [], []
+    monkeypatch.setattr(model, "lm_head", lambda hidden: calls.append(0) or (
+        lm_head(hidden) * (math.nan if len(calls) == 4 else 1)))
+    with pytest.raises(FloatingPointError, match="logits after 6 tokens are nan: its weights are finite"):
+        for token in stream(model, PROMPT, 8):
+            found.append(token)
+    assert len(found) == 3 and len(calls) == 8
+
+
+# --- equal prompts -----------------------------------------------------------------------------------------------
+
+def test_each_of_several_prompts_is_read_once_however_often_it_comes(model, monkeypatch):
+    read, hidden_states = [], model.hidden_states
+    prompts = [torch.tensor([3, 1, 4]), torch.tensor([2]), torch.tensor([3, 1, 4]), torch.tensor([2])]
+    alone = [generate(model, prompt[None], 6, temperature=0)[0] for prompt in prompts]
+    monkeypatch.setattr(model, "hidden_states", lambda ids, c: read.append(tuple(ids.shape)) or hidden_states(ids, c))
+    assert all(map(torch.equal, generate(model, prompts, 6, temperature=0), alone))
+    assert read == [(2, 3), *[(4, 1)] * 5]
+
+
+def test_a_prompt_that_begins_with_token_0_is_not_taken_for_a_shorter_one(model):
+    pairs = [[torch.tensor([0, token]), torch.tensor([token])] for token in range(23)]  # padding looks like token 0
+    alone = [[generate(model, prompt[None], 6, temperature=0)[0] for prompt in pair] for pair in pairs]
+    assert any(longer[2:].tolist() != shorter[1:].tolist() for longer, shorter in alone)
+    for pair, expected in zip(pairs, alone, strict=True):
+        assert all(map(torch.equal, generate(model, pair, 6, temperature=0), expected))

@@ -190,7 +190,7 @@ def test_queries_and_keys_are_turned_before_the_cache():
     cache, plain = KeyValueCache(1, 2, 2, 5, 4), KeyValueCache(1, 2, 2, 5, 4)
     found = layer(x, cache, rotate=triple)
     layer(x, plain)
-    assert seen == [(2, 8, 5, 4)]  # six heads of queries and two of keys; not values
+    assert seen == [(2, 6, 5, 4), (2, 2, 5, 4)]  # six heads of queries and two of keys; not values
     torch.testing.assert_close(cache.keys, 3 * plain.keys)
     torch.testing.assert_close(cache.values, plain.values)
     query, key, value = layer.qkv(x).unflatten(2, (-1, 4)).transpose(1, 2).split([6, 2, 2], dim=1)

@@ -125,6 +125,19 @@ def test_places_hold_exactly_the_words_with_the_pair():
             {pair: places for pair, places in held.items() if places}
 
 
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_heap_has_one_entry_a_pair_that_is_never_too_low(name):
+    """A pair goes back only if it came out on top with a count that has changed: the heap does not fill up."""
+    pairs = module._PairCounts(module._count_chunks(TEXTS[name], GPT2_PATTERN, ()))
+    for new_id in range(256, 400):
+        if (pair := pairs.most_common()) is None:
+            break
+        pairs.merge(pair, new_id)
+        entries, left = [entry for _, entry in pairs.heap], {key for key, count in pairs.counts.items() if count}
+        assert len(entries) == len(set(entries)) and left <= set(entries)
+        assert all(-count >= pairs.counts[entry] for count, entry in pairs.heap)
+
+
 def test_a_merge_touches_only_the_words_that_hold_the_pair():
     pairs = module._PairCounts(Counter({b" the": 4, b" tide": 2, b" hen": 1}))
     hen = pairs.words[2]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from llmbook import tokenizing
 from llmbook.book.corpora import data_folder
 from llmbook.text import END_OF_TEXT, GPT2_PATTERN, load_tokenizer, read_text, save_tokenizer, train_bpe
-from llmbook.tokenizing import decode_text, encode_iterable, encode_text, tokenizer_from_merges
+from llmbook.tokenizing import decode_text, encode_array, encode_iterable, encode_text, tokenizer_from_merges
 
 STORY = read_text(data_folder() / "twenty_in_hand.txt")
 
@@ -67,6 +67,27 @@ def test_half_of_a_pair_is_named(story_encoding):
 
 def test_special_tokens_are_plain_text(gpt2):
     assert encode_text(f"a{END_OF_TEXT}", gpt2) == gpt2.encode_ordinary(f"a{END_OF_TEXT}")
+
+
+class Plain:
+    """A tokenizer of which only the protocol is known."""
+
+    def encode(self, text, *, allowed_special=(), disallowed_special="all"):
+        assert not allowed_special and not disallowed_special
+        return [*text.encode()]
+
+
+@pytest.mark.parametrize("text", [STORY, "", "a", f"Be kind.{END_OF_TEXT}New", "潮 \N{OCTOPUS}", "x" + " " * 600_000])
+def test_ids_as_an_array_are_the_ids(gpt2, story_encoding, text):
+    for tokenizer in (gpt2, story_encoding, Plain()):
+        ids = encode_array(text, tokenizer)
+        assert ids.ndim == 1 and np.issubdtype(ids.dtype, np.integer)
+        assert ids.tolist() == encode_text(text, tokenizer)
+
+
+def test_half_of_a_pair_is_no_id_of_an_array(story_encoding):
+    with pytest.raises(ValueError, match=r"character 2 \('\\ud83d'\) has no UTF-8"):
+        encode_array("ab\ud83d", story_encoding)
 
 
 def test_encode_iterable_gives_one_row_of_ids_at_a_time(story_encoding):

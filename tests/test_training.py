@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmbook import families, files, training
+from llmbook import devices, families, files, training
 from llmbook.families import Family, register_family
 from llmbook.generation import generate
 from llmbook.gpt import GPT, GPTConfig
@@ -220,6 +221,16 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(bad):
     assert all(torch.equal(value, calls[-1][name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_optimizer_that_cannot_look_itself_leaves_the_weights_too(bad, monkeypatch):
+    def unfused(optimizer, numbers):
+        optimizer.defaults["fused"] = False
+        devices.guard_update(optimizer, numbers)
+
+    monkeypatch.setattr(training, "guard_update", unfused)
+    test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(bad)
+
+
 def spoil_weight(model):
     with torch.no_grad():
         model.blocks[1].feed_forward.expand.weight[0, 0] = torch.nan
@@ -263,6 +274,52 @@ def test_a_run_that_diverged_is_told_to_lower_the_learning_rate():
     worse = iter([1.0, 2.0, 9.0, math.inf])
     with pytest.raises(FloatingPointError, match=r"step 4: .*risen from 1 to 9: lower the learning_rate \(0.0006\)"):
         train(Line(), [(torch.ones(2, 2),)], lambda model, x: model.weight.sum() * 0 + next(worse), quick(4))
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a program waits for a GPU with: a number with a fraction that is read, places that are counted.
+
+    Whole numbers are not: ids are looked at before they leave for the device, where they are in reach.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        reads = name == "_local_scalar_dense" and args[0].is_floating_point()
+        self.count += reads or name in ("nonzero", "equal", "is_nonzero", "masked_select", "unique_dim")
+        return func(*args, **(kwargs or {}))
+
+
+def waits(monkeypatch, steps: int, parts: int) -> int:
+    def counted(self):
+        mode.count += 1
+        return original(self)
+
+    original = devices.Numbers.wait
+    with monkeypatch.context() as patch, Waits() as mode:
+        patch.setattr(devices.Numbers, "wait", counted)
+        train(small(), batches(3), next_token_loss, quick(steps, accumulation_steps=parts))
+    return mode.count
+
+
+@pytest.mark.parametrize("parts", [1, 8])
+def test_a_step_waits_once_for_the_device_however_many_parts_it_has(monkeypatch, parts):
+    assert waits(monkeypatch, 3, parts) - waits(monkeypatch, 1, parts) == 2
+    assert waits(monkeypatch, 1, parts) == 1
+
+
+def test_the_test_of_waits_sees_a_loss_that_is_read(monkeypatch):
+    def reads(model, inputs, targets):
+        loss = next_token_loss(model, inputs, targets)
+        assert float(loss.detach()) > 0
+        return loss
+
+    with Waits() as mode:
+        train(small(), batches(1), reads, quick(2, accumulation_steps=4))
+    assert mode.count == 8
 
 
 # --- averages: the mean over all targets that count, however they are cut into batches ----------------
@@ -468,6 +525,15 @@ def test_a_saved_model_comes_back_equal_and_ready_to_use(tmp_path):
     assert sorted(p.suffix for p in (tmp_path / "new" / "folder").iterdir()) == [".json", ".safetensors"]
     train(loaded, batches(1), next_token_loss, quick(1))  # and can be trained on
     assert not same(model, loaded)
+
+
+def test_a_saved_model_may_be_loaded_in_another_number_format(tmp_path):
+    model = small()
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path, "cpu", torch.bfloat16)
+    assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
+    assert torch.equal(loaded.token_embedding.weight, model.token_embedding.weight.bfloat16())
+    assert {p.dtype for p in load_model(tmp_path, "cpu").parameters()} == {torch.float32}
 
 
 def test_saving_again_replaces_the_old_weights(tmp_path):

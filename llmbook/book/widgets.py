@@ -8,7 +8,7 @@ __all__ = ["text_box"]
 
 
 def text_box(answer: Callable[[str], str | Iterable[str]], label: str = "You", button: str = "Send",
-             instead: str | None = None) -> object:
+             instead: str | None = None, notice: Callable[[], str] | None = None) -> object:
     """A text field whose text is answered below it, as a notebook's last expression.
 
     Args:
@@ -16,6 +16,7 @@ def text_box(answer: Callable[[str], str | Iterable[str]], label: str = "You", b
             shown instead of an answer.
         label, button: words beside the field and on its button.
         instead: the call that does the same without a box, such as `chat.say("your text")`.
+        notice: asked after each call of `answer`; a sentence that is shown before the answer, "" for none.
 
     Where widgets are not shown (on paper, in a plain viewer, without the package ipywidgets), one line names that call.
     """
@@ -29,18 +30,25 @@ def text_box(answer: Callable[[str], str | Iterable[str]], label: str = "You", b
     field = ipywidgets.Text(description=label, layout={"width": "80%"}, continuous_update=False)
     send, output = ipywidgets.Button(description=button), ipywidgets.Output()
 
+    def show(text: str) -> None:
+        """All text is one output: with one for each piece, ever more of them would be sent with each piece."""
+        before = output.outputs[0]["text"] if output.outputs else ""
+        output.outputs = ({"output_type": "stream", "name": "stdout", "text": before + text},)
+
     def respond(_: object) -> None:
         text, field.value = field.value, ""
         if not text.strip():
             return
-        output.append_stdout(f"{label}: {text}\n")
+        show(f"{label}: {text}\n")
         try:
             pieces = answer(text)
+            if notice is not None and (said := notice()):
+                show(f"[{said}]\n")
             for piece in [pieces] if isinstance(pieces, str) else pieces:
-                output.append_stdout(piece)
+                show(piece)
         except ValueError as error:
-            output.append_stdout(f"({error})")
-        output.append_stdout("\n\n")
+            show(f"({error})")
+        show("\n\n")
 
     send.on_click(respond)
     box = _box_class(ipywidgets)([ipywidgets.HBox([field, send]), output])

@@ -20,6 +20,7 @@ HELP = """\
 /clear         forget the conversation; the model begins anew
 /system TEXT   tell the model how to answer, from now on, and begin anew; without TEXT: show it
 /save FILE     write the conversation to FILE, as JSON
+/speed         how long the last answer took, and how full the context is
 /quit          end, as Ctrl-D does
 //...          send a message that begins with /
 Ctrl-C ends an answer that is too long; at the prompt it ends the conversation.
@@ -31,15 +32,13 @@ def run(arguments: argparse.Namespace) -> int:
     if sys.stdin is None:
         raise UsageError("the standard input is closed: there is nobody to talk with; give it a terminal or a file")
     check_text(arguments.system or "", "--system")
-    from .interrupts import import_torch
-
-    import_torch()
-    from ..open_weights import Chat
-    from .models import open_model
+    from .writers import open_writer
 
     names = ("temperature", "top_k", "top_p", "seed")
     sampling = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    model, tokenizer = open_model(arguments.model, arguments.tokenizer, arguments.device, arguments.dtype)
+    model, tokenizer = open_writer(arguments)
+    from ..open_weights import Chat
+
     sampling["vocab_size"] = tokenizer.n_vocab  # of more ids than that, none is ever said
     try:
         talk = Chat(model, tokenizer, arguments.system, arguments.max_new_tokens, **sampling)
@@ -65,6 +64,7 @@ class Conversation:
         self.talk, self.terminal = talk, terminal
         self.label = Path(name).name or name
         self.saved: set[Path] = set()
+        self.timed = ""  # how the last answer went
 
     def hold(self) -> int:
         """Talk until the input ends; returns the exit code."""
@@ -90,36 +90,42 @@ class Conversation:
 
     def _answer(self, text: str) -> None:
         """Say one message and print the answer; Ctrl-C ends the answer only."""
-        if self.terminal:
-            print(f"{self.label}: ", end="", flush=True)
-        started, answer, stopped = time.perf_counter(), "", False
+        label = f"{self.label}: " if self.terminal else ""
+        started, first, answer, stopped = time.perf_counter(), None, [], False
         try:
             check_text(text, "the message")
             pieces = self.talk.stream(text)
+            if self.talk.notice:
+                self._aside(self.talk.notice)
+            print(label, end="", flush=True)
             try:
                 for piece in pieces:
-                    answer += piece
+                    first = first or time.perf_counter()
+                    answer.append(piece)
                     print(piece, end="", flush=True)
             except KeyboardInterrupt:
                 stopped = True
                 pieces.close()  # what was said so far stays in the conversation
             print(" [stopped]" if stopped and self.terminal else "")
-            self._remark(answer, time.perf_counter() - started, stopped)
+            self._remark("".join(answer), started, first, stopped)
         except (ValueError, UsageError) as error:  # a message that cannot be sent: the conversation goes on
             print(f"({error})")
         except KeyboardInterrupt:  # before the first word
             print(" [stopped]" if self.terminal else "")
 
-    def _remark(self, answer: str, seconds: float, stopped: bool) -> None:
-        """That an answer was cut, and how fast it came."""
+    def _remark(self, answer: str, started: float, first: float | None, stopped: bool) -> None:
+        """That an answer was cut, and how fast it came: the call and the first piece were at these times."""
+        seconds = time.perf_counter() - started
         tokens = len(self.talk.tokenizer.encode(answer, disallowed_special=())) if answer else 0
         limit = self.talk.max_new_tokens
         if self.talk.cut and not stopped:
             self._aside(f"cut after {limit:,} tokens: --max-new-tokens {2 * limit} allows longer answers")
-        if self.talk.notice:
-            self._aside(self.talk.notice)
         if self.terminal and tokens:
             self._aside(f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.1f} per second")
+        if first is not None:
+            rest = max(started + seconds - first, 1e-9)
+            self.timed = (f"the first word after {first - started:.2f} s, then "
+                          f"{max(tokens - 1, 0) / rest:,.1f} tokens per second")
 
     def _aside(self, text: str) -> None:
         """Something about the conversation rather than of it: to the standard error, dim on a terminal."""
@@ -142,11 +148,19 @@ class Conversation:
                 self.talk.system = rest
                 self.talk.clear()
             print(f"(system: {self.talk.system or 'none'})")
+        elif word == "/speed":
+            print(f"({self._speed()})")
         elif word == "/save":
             self._save(rest)
         else:
             print(f"({word} is no command: /help lists them; //{word[1:]} sends it as a message)")
         return False
+
+    def _speed(self) -> str:
+        if not self.timed:
+            return "nothing has been answered yet"
+        read, model = len(self.talk.read_so_far.ids), self.talk.model
+        return f"{self.timed}; {read:,} of the context's {model.config.context_length:,} tokens are used"
 
     def _save(self, name: str) -> None:
         """Write the conversation to a new file, or again to one that was written by this one."""

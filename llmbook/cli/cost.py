@@ -16,13 +16,16 @@ from .terminal import say
 __all__ = ["activation_bytes", "dry_run"]
 
 
-def activation_bytes(model: Any, tokens: int, vocab_size: int, half: bool) -> int:
+def activation_bytes(model: Any, tokens: int, vocab_size: int, half: bool, device: str = "cpu") -> int:
     """An estimate of what a step keeps for its backward pass: the inputs and outputs of every linear layer, and the
-    logits three times in float32 (as they are, as log-probabilities, and their gradient)."""
+    logits three times in float32 (as they are, as log-probabilities, and their gradient), of all tokens or of as many
+    as `llmbook.head_loss` takes at once."""
     from torch import nn
 
+    from ..head_loss import most_logits
+
     kept = sum(layer.in_features + layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear))
-    return tokens * (kept * (2 if half else 4) + 3 * 4 * vocab_size)
+    return tokens * kept * (2 if half else 4) + 3 * 4 * most_logits(model, tokens, vocab_size, device)
 
 
 def _device_memory(device: Any) -> int | None:
@@ -82,14 +85,15 @@ def dry_run(settings: Settings, config: Any, batch_size: int) -> int:
     from .data import Data
 
     data, family = Data(settings), settings.family
-    tokenizer = data.tokenizer(Path(settings.need("", "out")) / "tokens")
+    tokens = Path(settings.need("", "out")) / "tokens"
+    tokenizer = data.tokenizer(tokens)
     model_config, (data_tokens, about) = settings.model_config(tokenizer.n_vocab), data.count(tokenizer)
     device, context = torch.device(config.device or best_device()), model_config.context_length
     with without_weights():
         model = family.build(model_config)
     count, step_tokens = sum(p.numel() for p in model.parameters()), batch_size * context * config.accumulation_steps
     half = config.precision == "bfloat16" or config.precision == "auto" and has_native_bfloat16(device)
-    kept = activation_bytes(model, batch_size * context, model_config.vocab_size, half)
+    kept = activation_bytes(model, batch_size * context, model_config.vocab_size, half, device.type)
     needed, there, flops = 16 * count + kept, _device_memory(device), 6 * count * step_tokens
     fits = there is None or needed < 0.9 * there
     seconds, how = _step_seconds(family, model_config, config, batch_size, flops, fits)
@@ -104,6 +108,7 @@ def dry_run(settings: Settings, config: Any, batch_size: int) -> int:
             ("  activations", f"{kept / 1e6:,.0f}", "an estimate"),
             ("FLOPs a step", f"{flops:.2e}", "6 x parameters x tokens, as in chapter 1"),
             ("FLOPs in total", f"{flops * config.max_steps:.2e}", f"{config.max_steps:,} steps"),
+            ("tokens known", f"{tokenizer.n_vocab:,}", data.tokenizer_origin(tokens)),
             ("tokens a step", f"{step_tokens:,}", f"{config.accumulation_steps} x {batch_size} windows of {context}"),
             ("tokens in total", f"{step_tokens * config.max_steps:,}", ""),
             ("passes over the data", f"{step_tokens * config.max_steps / max(1, data_tokens):,.2f}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -18,7 +17,8 @@ from .terminal import say, shows_progress
 
 __all__ = ["Data", "TextReader", "held_out_windows", "is_token_folder"]
 
-SAMPLE = 4_000_000  # bytes of text from which a vocabulary is learned and lengths are estimated
+SAMPLE = 4_000_000  # bytes of text from which lengths are estimated
+VOCABULARY_SAMPLE = 10_000_000  # bytes of text from which a vocabulary is learned; more makes it little better
 
 
 def is_token_folder(source: Any) -> bool:
@@ -42,6 +42,7 @@ class TextReader:
 
     def tokenizer(self, choice: int | str | None, sources: Sequence[Any]) -> Any:
         """By name or file; learned from the sources if a number; that of the token files if None."""
+        from ..scale.documents import spread_documents
         from ..text import load_tokenizer, train_bpe
 
         if choice is None:
@@ -53,8 +54,19 @@ class TextReader:
         if not texts:
             raise ValueError(f"tokenizer = {choice} is to be learned, but there is no text to learn from, only token "
                              "files: leave it out, to take theirs")
-        documents = itertools.chain.from_iterable(self.sample(source)[0] for source in texts)
+        documents = spread_documents(texts, self.column, self.separator, VOCABULARY_SAMPLE)
         return train_bpe(documents, choice, progress=shows_progress())
+
+    @staticmethod
+    def learned_from(sources: Sequence[Any]) -> str:
+        """What `tokenizer` learns a vocabulary from, in words."""
+        from ..scale.documents import source_files
+
+        files = [path for source in sources if not is_token_folder(source) for path in source_files(source)]
+        size = sum(path.stat().st_size for path in files)
+        if size <= VOCABULARY_SAMPLE:
+            return "learned from all of the text"
+        return f"learned from {VOCABULARY_SAMPLE / 1e6:.0f} MB, taken from all over the {size / 1e6:,.0f} MB of text"
 
     def count(self, source: Any, tokenizer: Any) -> tuple[int, bool]:
         """The tokens of a source, and whether that is exact."""
@@ -152,6 +164,13 @@ class Data:
         if (folder / "tokenizer.json").is_file():
             return load_tokenizer(folder / "tokenizer.json")
         return self.reader.tokenizer(self.settings.get("data", "tokenizer"), self.sources)
+
+    def tokenizer_origin(self, folder: Path) -> str:
+        """Where that tokenizer comes from, in words."""
+        choice = self.settings.get("data", "tokenizer")
+        if (folder / "tokenizer.json").is_file():
+            return f"as in {folder / 'tokenizer.json'}"
+        return self.reader.learned_from(self.sources) if isinstance(choice, int) else ""
 
     def count(self, tokenizer: Any) -> tuple[int, str]:
         """Tokens to train on, and how they are known."""

@@ -21,7 +21,8 @@ train = "python-documentation"      # or "twenty-in-hand", the book's story; a t
                                     # or what `llmbook tokenize` wrote. Several, with their shares of the batches:
                                     # [{path = "stories", share = 0.7}, {path = "code.jsonl", share = 0.3}]
 validation = 0.05                   # this share is held out; or the path of other text
-tokenizer = 2048                    # learn a byte-pair encoding of 2048 tokens; or "gpt2"; or a tokenizer's file
+tokenizer = 2048                    # learn a byte-pair encoding of 2048 tokens, from 10 MB at most, taken from all
+                                    # over the text; or "gpt2"; or a tokenizer's file
 # text_column = "text"              # the key of the text in JSON Lines
 # separator = "<|endoftext|>"       # where a text file is cut into documents; a whole file is one if not given
 
@@ -34,6 +35,7 @@ eval_every = 100                    # steps between measurements of the held-out
 eval_batches = 10                   # batches for each
 seed = 0                            # of the first weights and of the order of the data
 # accumulation_steps = 4            # batches for one step: a larger batch in the same memory
+# compile = true                    # torch.compile: slower to begin, quicker steps, above all on a GPU
 # device = "cuda"                   # the best there is if not given; and any other field of TrainingConfig
 
 [checkpoints]                       # the same command goes on from the newest one after whatever ended it

@@ -86,7 +86,7 @@ def _train(arguments: argparse.Namespace, settings: Any, started: Any, source: s
     from ..training import TrainingConfig, load_model
     from .logs import Reports
     from .models import open_model
-    from .terminal import say, shows_progress
+    from .terminal import remark, say, shows_progress
     from .training import check_device, config_settings, team_argument
 
     check_device(settings)
@@ -95,6 +95,7 @@ def _train(arguments: argparse.Namespace, settings: Any, started: Any, source: s
     batch_size, seed = settings.get("training", "batch_size"), settings.get("training", "seed")
     parts = _entries(arguments, share, held_out_file, seed)
     checkpoints, reports = started.checkpoints(), Reports(started)
+    remark(f"loading {source} ...")
     model, tokenizer = open_model(source, arguments.tokenizer, settings.get("training", "device"), training=True)
     training, validation = (InstructionDataset(part, tokenizer, model.config.context_length, arguments.style)
                             for part in parts)

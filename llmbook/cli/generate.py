@@ -16,17 +16,15 @@ def run(arguments: argparse.Namespace) -> int:
     if not prompt:
         raise UsageError("the prompt is empty: give a few words to go on from")
     check_text(prompt, "the prompt")
-    from .interrupts import import_torch
+    from .writers import open_writer
 
-    import_torch()
+    model, tokenizer = open_writer(arguments)
     import torch
 
     from ..formats.decoding import TextStream
     from ..formats.tokenizers import encode_prompt, end_tokens
     from ..generation import stream
-    from .models import open_model
 
-    model, tokenizer = open_model(arguments.model, arguments.tokenizer, arguments.device, arguments.dtype)
     ids, ends = torch.tensor([encode_prompt(tokenizer, prompt)]), end_tokens(tokenizer)  # (1, tokens)
     if ids.numel() == 0:
         raise UsageError(f"the prompt {prompt!r} has no tokens: give a few words to go on from")

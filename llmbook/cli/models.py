@@ -87,8 +87,6 @@ def open_model(name: str, tokenizer: str | None = None, device: str | None = Non
     model's.
     """
     found = find_model(name)
-    if sys.stderr is not None and sys.stderr.isatty():
-        print(f"loading {name} ...", file=sys.stderr, flush=True)
     where, number_format = find_device(device, "--device"), None
     if dtype or training:
         number_format = _number_format(dtype or "float32")

@@ -89,7 +89,8 @@ def _tokenize(command: Callable[..., Parser]) -> None:
     one.add_argument("source", help="a text file, a folder of them, or JSON Lines")
     one.add_argument("folder", help="where the token files go")
     one.add_argument("--tokenizer", default="gpt2", metavar="NAME_OR_FILE_OR_N",
-                     help="gpt2 (if not given), a file, or how many tokens to learn")
+                     help="gpt2 (if not given), a file, or how many tokens to learn: from all of the text, or from 10 "
+                     "MB that are taken from every file and from all over it")
     one.add_argument("--text-column", default="text", metavar="KEY", help="the key of the text in JSON Lines (text)")
     one.add_argument("--separator", metavar="TEXT", help="where a text file is cut into documents, such as "
                      "'<|endoftext|>'; a whole file is one if not given")
@@ -157,4 +158,8 @@ def _writing_flags(added: Parser, temperature: float | None) -> None:
     added.add_argument("--device", metavar="NAME", help="cpu, cuda or mps; the best there is if not given")
     added.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="the number format of the weights; "
                        "the fastest that the device computes well if not given")
+    added.add_argument("--bits", type=int, choices=(4, 8), help="round the weights to so many bits: faster, and nearly "
+                       "as good; 4 on a CPU only")
+    added.add_argument("--compile", action="store_true", help="compile the model first: worth the wait on a GPU, for "
+                       "long texts")
 

@@ -19,7 +19,7 @@ from .terminal import say
 __all__ = ["Run"]
 
 # These change where and how a run goes, not what it computes.
-_FREE = {("", "out"), ("training", "device"), ("training", "parallel"), ("training", "progress")}
+_FREE = {("", "out"), *(("training", name) for name in ("device", "parallel", "progress", "compile"))}
 
 
 class Run:

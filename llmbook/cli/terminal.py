@@ -7,7 +7,7 @@ import sys
 from ..files import is_first
 from .errors import naming
 
-__all__ = ["say", "shows_progress"]
+__all__ = ["remark", "say", "shows_progress"]
 
 
 def say(text: str) -> None:
@@ -18,6 +18,12 @@ def say(text: str) -> None:
         with naming("the standard output"):
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
+
+
+def remark(text: str) -> None:
+    """Tell a person at the terminal what is being waited for; nothing where no person reads."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
 
 
 def shows_progress() -> bool:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from ..protocols import Cache
 from .chat_templates import Template, encode_chat
-from .pretrained_tokenizer import adapt
+from .pretrained_tokenizer import PretrainedTokenizer, adapt
 
-__all__ = ["ReadSoFar", "answer_ends", "common_prefix", "fit_conversation"]
+__all__ = ["ReadSoFar", "answer_ends", "as_read", "common_prefix", "fit_conversation"]
 
-_FEWEST = 512  # tokens that a cache has room for at first
+_FEWEST = 2048  # tokens that a cache has room for at first: more than most conversations need
 
 
 def answer_ends(tokenizer: Any, stop: str | None = None) -> tuple[int, ...]:
@@ -32,24 +33,70 @@ def answer_ends(tokenizer: Any, stop: str | None = None) -> tuple[int, ...]:
 
 
 def fit_conversation(tokenizer: Any, messages: Sequence[Mapping[str, Any]], said: Mapping[str, Any],
-                     template: Template, context_length: int, max_new_tokens: int) -> tuple[list[Any], list[int]]:
+                     template: Template, read_so_far: ReadSoFar, max_new_tokens: int) -> tuple[list[Any], list[int]]:
     """The messages that fit a context together with a new one and its answer, and the ids of all of them.
 
-    A system message stays; of the others, the oldest go, a question and its answer at a time. Raises ValueError for a
-    message that is empty, or does not fit alone.
+    A system message stays. If the rest does not fit, the oldest turns go, a question and its answer at a time, until
+    half of the room is free; the latest turn stays wherever it fits. What is left must be read anew, since all of it
+    has moved. Half of the room is enough for several turns more, so this stays rare.
+
+    Args:
+        said: the new message.
+        read_so_far: what the model has read of the conversation. Parts with the same text keep their ids (`as_read`).
+
+    Raises ValueError for a message that is empty, or does not fit alone.
     """
     if not said["content"].strip():
         raise ValueError("the message is empty: say something")
-    messages = list(messages)
     first = int(bool(messages) and messages[0]["role"] == "system")
-    while True:
-        ids = encode_chat(tokenizer, [*messages, said], template=template)
-        if len(ids) + max_new_tokens <= context_length:
-            return messages, ids
-        if len(messages) == first:
-            raise ValueError(f"the message needs {len(ids):,} tokens and the answer {max_new_tokens:,}, the context "
-                             f"has {context_length:,}: shorten it, or lower max_new_tokens")
-        del messages[first : first + 2]
+    turns, context_length = (len(messages) - first + 1) // 2, read_so_far.model.config.context_length
+    room = context_length - max_new_tokens
+
+    def without(gone: int) -> tuple[list[Any], list[int]]:
+        kept = [*messages[:first], *messages[first + 2 * gone :]]
+        return kept, as_read(encode_chat(tokenizer, [*kept, said], template=template), read_so_far.ids, tokenizer)
+
+    kept, ids = without(0)
+    if len(ids) > room:
+        gone = bisect_left(range(turns), True, key=lambda gone: len(without(gone)[1]) <= room // 2)
+        kept, ids = without(min(gone, max(0, turns - 1)))
+    if len(ids) > room:
+        kept, ids = without(turns)
+    if len(ids) > room:
+        raise ValueError(f"the message needs {len(ids):,} tokens and the answer {max_new_tokens:,}, the context "
+                         f"has {context_length:,}: shorten it, or lower max_new_tokens")
+    return kept, ids
+
+
+def as_read(ids: Sequence[int], read: Sequence[int], tokenizer: Any) -> list[int]:
+    """A conversation's ids, spelled as the model has read it, as far as it has.
+
+    A text can be cut into tokens in many ways, and a model that samples does not always choose the tokenizer's. The
+    cache holds what the model chose. So, from the beginning on, each part between two special tokens takes its ids
+    from `read` if it has the same text there. The first part that has not, and all that follow, keep their own.
+    """
+    known, result, done = adapt(tokenizer), [], 0
+    special = frozenset(known.runner.special.values())
+    for new, old in zip(_parts(ids, special), _parts(read, special)):
+        if new != old and _text(new, special, known) != _text(old, special, known):
+            break
+        result += old
+        done += len(new)
+    return [*result, *ids[done:]]
+
+
+def _parts(ids: Sequence[int], special: frozenset[int]) -> Iterator[list[int]]:
+    """Ids, cut before each special token."""
+    cuts = [place for place, token in enumerate(ids) if place and token in special]
+    for start, end in zip([0, *cuts], [*cuts, len(ids)]):
+        yield list(ids[start:end])
+
+
+def _text(part: list[int], special: frozenset[int], tokenizer: PretrainedTokenizer) -> tuple[list[int], str]:
+    """A part's special token and the text after it; the ids alone where a token's text depends on its neighbours."""
+    opening = [token for token in part[:1] if token in special]
+    words = [tokenizer.token_bytes(token) for token in part[len(opening) :]]
+    return (part, "") if None in words else (opening, b"".join(words).decode("utf-8", "replace"))
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
@@ -89,9 +136,14 @@ class ReadSoFar:
         self.ids.append(token)
 
     def _larger(self, needed: int, same: int) -> Cache:
-        """A cache with room to spare, and in it the first `same` tokens of the old one."""
-        room = min(self.model.config.context_length, max(_FEWEST, needed + needed // 2))
-        new, old = self.model.new_cache(1, room), self.cache
+        """A cache with room to spare, and in it the first `same` tokens of the old one.
+
+        Its room doubles, so that each token is copied once on average, and a compiled model meets few sizes.
+        """
+        room = _FEWEST
+        while room < needed:
+            room *= 2
+        new, old = self.model.new_cache(1, min(room, self.model.config.context_length)), self.cache
         if old is not None and same:
             for layer in range(len(old.keys)):
                 new.append(layer, old.keys[layer, :, :, :same], old.values[layer, :, :, :same])

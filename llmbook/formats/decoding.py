@@ -9,6 +9,9 @@ from .pretrained_tokenizer import adapt
 
 __all__ = ["TextStream"]
 
+_BYTES = 4  # of a character in UTF-8, at most
+_LONGEST = 12  # tokens that are decoded together
+
 
 class TextStream:
     """The text of ids as they come: each id is decoded once, and no character is shown before it is whole.
@@ -60,7 +63,21 @@ class TextStream:
         self._window.append(token)
         text = self._window_text()
         if text.endswith("\ufffd"):
-            return ""
+            return self._shorten_window(text) if len(self._window) > _LONGEST else ""
         new, self._window = text[self._shown :], self._window[-1:]
         self._shown = len(self._window_text())
+        return new
+
+    def _shorten_window(self, text: str) -> str:
+        """A long window still ends in U+FFFD, so that is the text, or bytes that are none. The last tokens may yet
+        become a character. What is before them is certain: it is cut off where the two parts' texts are the whole's."""
+        for place in range(len(self._window) - _BYTES, 0, -1):
+            certain = self._tokenizer.decode(self._window[:place])
+            if certain + self._tokenizer.decode(self._window[place:]) == text:
+                new, self._window = certain[self._shown :], self._window[place:]
+                self._shown = 0
+                return new
+        whole = text.rstrip("\ufffd")  # each token ends inside a character
+        new, self._window = whole[self._shown :], self._window[-_BYTES:]
+        self._shown = max(0, len(self._window_text()) - (len(text) - len(whole)))
         return new

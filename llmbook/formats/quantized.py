@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..llama import LlamaBlock
+from .quick_blocks import QuickLlamaBlock
+
 __all__ = ["Int4Linear", "Int8Linear", "four_bit_codes", "quantize"]
 
 
@@ -23,15 +26,21 @@ class Int8Linear(nn.Module):
         scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
         self.register_buffer("weight", (weight / scale).round().to(torch.int8))
         self.register_buffer("scale", scale[:, 0])
+        self.register_buffer("rounded_scale", self.scale.bfloat16(), persistent=False)
         self.bias = getattr(linear, "bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
         if len(rows) <= 4 and x.device.type == "cpu":  # few rows: reading the weights takes longest
-            result = torch._weight_int8pack_mm(rows.bfloat16(), self.weight, self.scale.bfloat16())
-            result = result.to(x.dtype).view(*x.shape[:-1], -1)
-        else:  # many rows: computing does, and the weights are made large for the moment
-            result = F.linear(x, (self.weight * self.scale[:, None]).to(x.dtype))
+            return self.product(rows.bfloat16()).to(x.dtype).view(*x.shape[:-1], -1)
+        # many rows: computing does, and the weights are made large for the moment
+        result = F.linear(x, (self.weight * self.scale[:, None]).to(x.dtype))
+        return result if self.bias is None else result + self.bias
+
+    def product(self, rows: Tensor) -> Tensor:
+        """(rows, in) in bfloat16 -> (rows, out) for few rows on a CPU, rounded to bfloat16 before a bias is added."""
+        numbers = self._buffers  # a look-up by name, `self.weight`, would take a microsecond
+        result = torch._weight_int8pack_mm(rows, numbers["weight"], numbers["rounded_scale"])
         return result if self.bias is None else result + self.bias
 
 
@@ -66,9 +75,12 @@ class Int4Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2).bfloat16()
-        result = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, 32, self.scale)
-        result = result.to(x.dtype).view(*x.shape[:-1], -1)
+        return self.product(x.flatten(0, -2).bfloat16()).to(x.dtype).view(*x.shape[:-1], -1)
+
+    def product(self, rows: Tensor) -> Tensor:
+        """(rows, in) in bfloat16 -> (rows, out), rounded to bfloat16 before a bias is added."""
+        numbers = self._buffers  # a look-up by name, `self.weight`, would take a microsecond
+        result = torch._weight_int4pack_mm_for_cpu(rows, numbers["weight"], 32, numbers["scale"])
         return result if self.bias is None else result + self.bias
 
 
@@ -76,7 +88,8 @@ def quantize(model: nn.Module, bits: int = 8) -> nn.Module:
     """Exchange a model's linear layers for faster ones, in place, for inference; returns it.
 
     bits: 8 (`Int8Linear`), or 4 (`Int4Linear`, for CPUs: the blocks' layers whose sizes allow it).
-    A Llama's output layer gets 8 in any case: each token's score depends on it alone.
+    A Llama's output layer gets 8 in any case: each token's score depends on it alone. Its blocks
+    become `QuickLlamaBlock`s.
 
     Raises ValueError for other bits, and for 4 if the model is not on the CPU.
     """
@@ -92,4 +105,8 @@ def quantize(model: nn.Module, bits: int = 8) -> nn.Module:
                 setattr(module, name, (Int4Linear if small else Int8Linear)(child).train(child.training))
     if getattr(model, "output", model) is None:  # a Llama's, tied to the embedding: a copy of that
         model.output = Int8Linear(model.token_embedding).train(model.training)
+    for module in [*model.modules()]:
+        for name, child in [*module.named_children()]:
+            if type(child) is LlamaBlock:
+                setattr(module, name, QuickLlamaBlock(child))
     return model.requires_grad_(False)

@@ -10,11 +10,15 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import random
+from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["DOCUMENT_END", "Documents", "document_parts", "read_documents", "sample_documents", "source_files"]
+__all__ = ["DOCUMENT_END", "Documents", "document_parts", "read_documents", "sample_documents",
+           "source_files", "spread_documents"]
 
 TEXT_SUFFIXES, LINES_SUFFIXES = (".txt", ".md"), (".jsonl", ".json-lines")
 
@@ -27,6 +31,7 @@ Documents = str | Path | Iterable[str | Mapping[str, Any]]
 
 _MOST_BLANK = 1_000_000  # rows without text, one after the other, before the wrong column or a loop is suspected
 _BLOCK = 1 << 20
+_SPOT = 16_000  # bytes of text to take at each place of a sample from everywhere
 
 
 def source_files(source: Documents) -> list[Path]:
@@ -119,23 +124,98 @@ def sample_documents(source: Documents, text_column: str = "text", separator: st
     return documents, None
 
 
+def spread_documents(sources: Sequence[Documents], text_column: str = "text", separator: str | None = None,
+                     at_most_bytes: int = 10_000_000, seed: int = 0) -> Iterator[str]:
+    """Documents from everywhere in some sources, to learn a vocabulary from. The same seed draws the same ones.
+
+    Every file is read at one place, if there are not too many files, and at more of them the larger it is; the places
+    are drawn. What is taken there is some rows, or lines of a text file: about 16 kB, so that a long document is cut.
+
+    Args:
+        sources: each as for `document_parts`. Iterables that are no files are read whole.
+        text_column, separator: as for `document_parts`.
+        at_most_bytes: of files, about. Where all of them have no more, all documents are given, in order.
+        seed: decides the places.
+    """
+    files = [path for source in sources for path in source_files(source)]
+    sizes = [path.stat().st_size for path in files]
+    for source in sources:
+        if sum(sizes) <= at_most_bytes or not isinstance(source, str | Path):
+            yield from read_documents(source, text_column, separator)
+    if sum(sizes) > at_most_bytes:
+        draw = random.Random(seed)
+        for path, size, places in zip(files, sizes, _places(sizes, max(2, at_most_bytes // _SPOT), draw)):
+            if places:
+                starts = [0] if size <= places * _SPOT else _starts(path, size, places, draw)
+                taken = places * _SPOT // len(starts)
+                found = [text for start in starts for text in _texts_at(path, start, taken, text_column, separator)]
+                yield from found or _texts_at(path, 0, taken, text_column, separator)  # one long row may be all
+
+
+def _places(sizes: Sequence[int], count: int, draw: random.Random) -> list[int]:
+    """How many of `count` places are in each file. Half of them go to a file each, to files that are drawn if there are
+    more; the rest is evenly spread over all bytes."""
+    places = [0] * len(sizes)
+    for index in draw.sample(range(len(sizes)), min(len(sizes), count // 2)):
+        places[index] = 1
+    rest, ends = count - sum(places), [*accumulate(sizes)]
+    step = ends[-1] / rest
+    for number in range(rest):
+        places[bisect(ends, (number + draw.random()) * step, hi=len(ends) - 1)] += 1
+    return places
+
+
+def _starts(path: Path, size: int, places: int, draw: random.Random) -> list[int]:
+    """Where to read a file that is larger than what is taken of it: a place in each of so many equal stretches of it.
+    In a Parquet file: row groups, by number."""
+    if path.suffix.lower() == ".parquet":
+        groups = _row_groups(path)
+        return sorted(draw.sample(range(groups), min(groups, places)))
+    stretch = size / places
+    return [int(stretch * number + draw.random() * (stretch - _SPOT)) for number in range(places)]
+
+
+def _texts_at(path: Path, start: int, size: int, column: str, separator: str | None) -> Iterator[str]:
+    """Texts of at most about `size` bytes together, from a place in a file on."""
+    taken = 0
+    for part in _file_parts(path, column, separator, size, start):
+        if taken and taken + len(part) > size:
+            return
+        taken += len(part)
+        yield part.removesuffix(DOCUMENT_END).decode("utf-8")
+
+
 # --- the kinds of files ------------------------------------------------------------------------------------------
 
-def _file_parts(path: Path, column: str, separator: str | None, size: int) -> Iterator[bytes]:
+def _file_parts(path: Path, column: str, separator: str | None, size: int, start: int = 0) -> Iterator[bytes]:
+    """The parts of a file's documents. start: the byte after which the first line begins, 0 for all of the file; of a
+    Parquet file, the number of a row group."""
     if path.suffix.lower() in TEXT_SUFFIXES:
-        return _text_file_parts(path, separator, size)
-    rows = _json_rows(path) if path.suffix.lower() in LINES_SUFFIXES else _parquet_rows(path, column)
+        return _text_file_parts(path, separator, size, start)
+    rows = _json_rows(path, start) if path.suffix.lower() in LINES_SUFFIXES else _parquet_rows(path, column, start)
     return _row_parts(rows, column, size)
 
 
-def _text_file_parts(path: Path, separator: str | None, size: int) -> Iterator[bytes]:
+def _text_file_parts(path: Path, separator: str | None, size: int, start: int) -> Iterator[bytes]:
     """One document, or those between separators, read as `llmbook.text.read_text` does: no byte-order mark, and line
     ends become `\\n`."""
     with path.open("rb") as file:
-        start = 3 if file.read(3) == codecs.BOM_UTF8 else 0
+        if start:
+            start = _next_line(file, start)
+        else:
+            start = 3 if file.read(3) == codecs.BOM_UTF8 else 0
         for first, end in _spans(file, start, separator):
             for part in _split(file, first, end, size, str(path)):
                 yield part.replace(b"\r\n", b"\n")
+
+
+def _next_line(file: BinaryIO, place: int) -> int:
+    """Where the next line begins; where the next character does if there is none, or it is far away."""
+    file.seek(place)
+    line = file.readline(_BLOCK)
+    if line.endswith(b"\n") and file.read(1):
+        return place + len(line)
+    return place + next((skipped for skipped, byte in enumerate(line[:4]) if byte & 0xC0 != 0x80), 0)
 
 
 def _spans(file: BinaryIO, start: int, separator: str | None) -> Iterator[tuple[int, int]]:
@@ -223,13 +303,17 @@ def _item_rows(source: Iterable[Any]) -> Iterator[tuple[str, Any]]:
         yield f"document {number}", item
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """The objects of a JSON Lines file, one a line. Empty lines do not count."""
+def _json_rows(path: Path, start: int = 0) -> Iterator[tuple[str, Any]]:
+    """The objects of a JSON Lines file, one a line. Empty lines do not count. start: a byte; the line after it is the
+    first."""
     with path.open("rb") as file:
+        file.seek(start)
+        if start:
+            file.readline()
         for number, line in enumerate(file, 1):
-            where = f"{path}, line {number}"
+            where = f"{path}, line {number}" + (f" after byte {start}" if start else "")
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                text = line.decode("utf-8-sig" if number == 1 and not start else "utf-8")
                 row = json.loads(text) if text.strip() else None
             except UnicodeDecodeError as error:
                 raise ValueError(f"{where}: byte {error.start} (0x{line[error.start]:02x}) of the line is not UTF-8: "
@@ -240,8 +324,20 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
                 yield where, row
 
 
-def _parquet_rows(path: Path, column: str) -> Iterator[tuple[str, Any]]:
-    """The rows of one column of a parquet file, a few at a time."""
+def _row_groups(path: Path) -> int:
+    """How many row groups a parquet file has; 1 if it cannot be read, as its reader will say."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        return 1
+    try:
+        return max(1, parquet.read_metadata(path).num_row_groups)
+    except (ArrowException, OSError):
+        return 1
+
+
+def _parquet_rows(path: Path, column: str, start: int = 0) -> Iterator[tuple[str, Any]]:
+    """The rows of one column of a parquet file, a few at a time, from a row group on."""
     try:
         from pyarrow import ArrowException, parquet  # a large package that only this needs
     except ImportError:
@@ -249,10 +345,12 @@ def _parquet_rows(path: Path, column: str) -> Iterator[tuple[str, Any]]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
+            number = sum(file.metadata.row_group(group).num_rows for group in range(start))
             if column not in (names := file.schema_arrow.names):
                 raise ValueError(f"{path} has no column {column!r} (it has {_names(names)}): name the column of the "
                                  "text by text_column")
-            for batch in file.iter_batches(batch_size=256, columns=[column]):
+            groups = range(start, file.num_row_groups)
+            for batch in file.iter_batches(batch_size=256, row_groups=groups, columns=[column]):
                 for value in batch.column(0):
                     number += 1
                     yield f"{path}, row {number}", value.as_py()

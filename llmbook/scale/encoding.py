@@ -14,18 +14,21 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from multiprocessing import get_context, parent_process
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tiktoken
 
-from ..protocols import Tokenizer
-from ..text import END_OF_TEXT, encode_text
+from ..tokenizing import encode_array
 from .documents import DOCUMENT_END, Documents, sample_documents
 
-__all__ = ["ShardEncoder", "chunks_of", "count_tokens", "encoded_in_order", "encoding_processes",
+if TYPE_CHECKING:  # worker processes import this module, and PyTorch would cost each of them seconds
+    from ..protocols import Tokenizer
+
+__all__ = ["ShardEncoder", "chunks_ahead", "chunks_of", "count_tokens", "encoded_in_order", "encoding_processes",
            "tokenizer_fingerprint"]
 
+_PIECE = 1_000_000  # bytes of text that a worker process gets at a time, at least; and whole documents
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """A hash of all that decides which ids a text gets, 16 hexadecimal digits. Equal for equal tokenizers, whatever
@@ -56,7 +59,7 @@ class ShardEncoder:
     vocab_size: int
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, end_of_text: str = END_OF_TEXT) -> ShardEncoder:
+    def of(cls, tokenizer: Tokenizer, end_of_text: str) -> ShardEncoder:
         """Raises ValueError if the tokenizer has no special token of this name to end documents with."""
         if end_of_text not in tokenizer.special_tokens_set:
             known = ", ".join(sorted(tokenizer.special_tokens_set)[:5]) or "none"
@@ -78,7 +81,7 @@ class ShardEncoder:
 
     def ids(self, text: str) -> np.ndarray:
         """Ids of a text, (n,). What looks like a special token is spelled out like any other text."""
-        ids = np.array(encode_text(text, self.tokenizer), np.int64)
+        ids = encode_array(text, self.tokenizer)
         if len(ids) and not 0 <= ids.min() <= ids.max() < self.vocab_size:
             wrong = ids.min() if ids.min() < 0 else ids.max()
             raise ValueError(f"the tokenizer gave the id {wrong}, but says that it has {self.vocab_size}: its file is "
@@ -87,7 +90,7 @@ class ShardEncoder:
 
 
 def count_tokens(source: Documents, tokenizer: Tokenizer, text_column: str = "text", separator: str | None = None,
-                 at_most_bytes: int = 4_000_000, end_of_text: str = END_OF_TEXT) -> tuple[int, bool]:
+                 at_most_bytes: int = 4_000_000, end_of_text: str = "<|endoftext|>") -> tuple[int, bool]:
     """How many tokens `write_token_files` makes of a source, and whether that is exact.
 
     It is exact where the source's text has at most `at_most_bytes`, and an estimate from that much of it elsewhere.
@@ -132,6 +135,15 @@ def encoded_in_order(chunks: Iterable[bytes], is_kept: Callable[[int, str], bool
     yield from waiting
 
 
+def _pieces(chunk: bytes) -> Iterator[bytes]:
+    """A chunk cut between documents, so that its ids are those of its pieces in a row."""
+    start = 0
+    while start < len(chunk):
+        end = chunk.find(DOCUMENT_END, start + _PIECE) + 1 or len(chunk)
+        yield chunk[start:end]
+        start = end
+
+
 _worker_encoder: ShardEncoder | None = None  # set in worker processes only
 
 
@@ -153,16 +165,29 @@ def _encode_in_worker(chunk: bytes) -> bytes:
     return _worker_encoder(chunk)
 
 
+def _submit_pieces(pool: ProcessPoolExecutor, chunk: bytes) -> Callable[[], bytes]:
+    futures = [pool.submit(_encode_in_worker, piece) for piece in _pieces(chunk)]
+    return lambda: b"".join(future.result() for future in futures)
+
+
+def chunks_ahead(processes: int, shard_bytes: int) -> int:
+    """How many chunks to read ahead of the one that is waited for, so that no process waits for text."""
+    return 0 if processes == 1 else min(processes, 1 + 2 * processes * _PIECE // shard_bytes)
+
+
 @contextmanager
 def encoding_processes(encoder: ShardEncoder, processes: int) -> Iterator[Callable[[bytes], Callable]]:
-    """A function that starts to encode a chunk and returns one that waits for the result."""
+    """A function that starts to encode a chunk and returns one that waits for the result.
+
+    The processes get a chunk in pieces: the smaller they are, the sooner all of them have work, and end together.
+    """
     if processes == 1:
         yield lambda chunk: partial(encoder, chunk)
         return
     # "spawn" starts clean processes, on every system: a copy ("fork") of one with threads can hang
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (encoder,))
     try:
-        yield lambda chunk: pool.submit(_encode_in_worker, chunk).result
+        yield partial(_submit_pieces, pool)
     except BrokenProcessPool:
         raise RuntimeError("a worker process ended too early: put a script's code under `if __name__ == \"__main__\":`"
                            ", or, if memory ran out, give fewer processes; then run again to go on where this "

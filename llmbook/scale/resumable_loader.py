@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,8 @@ class ResumableLoader:
 
     A place is the state of the random generators at the beginning of the pass, and the number of batches taken since.
     To go back, the pass is begun from that state again, and so many batches are dropped. A loader with a `state_dict`
-    and a `load_state_dict` of its own is asked instead.
+    and a `load_state_dict` of its own is asked instead. Batches that are taken between `hold` and `release` were taken
+    ahead of their time: the place is before them, and whoever goes back there gets them again.
 
     Args:
         loader: what `train` reads, again and again.
@@ -31,11 +33,15 @@ class ResumableLoader:
         self.taken, self.skip = 0, 0
         self.at_start: Mapping[str, Any] | None = None
         self.goes_on = False  # whether the next pass is the rest of one
+        self._held: dict[str, Any] | None = None  # the place before what was taken ahead
+        self._again: Mapping[str, Any] | None = None  # what is to be taken ahead once more, and with which draws
         self.has_own = hasattr(loader, "load_state_dict")
 
     def __iter__(self) -> Iterator:
         skip, goes_on, now = self.skip, self.goes_on, random_states(self.device)
         self.skip, self.goes_on = 0, False
+        if self._again is not None and "after" not in self._again:
+            self._again, now = {**self._again, "after": now}, self._again["random"]
         if skip:
             set_random_states(self.at_start["everywhere"], self.device)
             _set_own_draws(self.loader, self.at_start["own"])
@@ -47,6 +53,7 @@ class ResumableLoader:
         for batch in batches:
             self.taken += 1
             if self.taken > skip:
+                self._count_ahead()
                 yield batch
             elif self.taken == skip:
                 set_random_states(now, self.device)  # go on drawing as if nothing had been read again
@@ -56,14 +63,38 @@ class ResumableLoader:
         if goes_on and self.taken == skip:  # it stood at the end of a pass
             yield from self
 
+    def _count_ahead(self) -> None:
+        if self._held is not None:
+            self._held["ahead"]["batches"] += 1
+        if self._again is not None:  # after the last of them, draw as the first run did when it had them
+            self._again = {**self._again, "batches": self._again["batches"] - 1}
+            if not self._again["batches"]:
+                set_random_states(self._again["after"], self.device)
+                self._again = None
+
+    def hold(self) -> None:
+        """Keep the place: what is taken from now on is taken ahead."""
+        draws = random_states(self.device)
+        place = self._place()
+        self._held = {**place, "own": copy.deepcopy(place["own"]), "ahead": {"batches": 0, "random": draws}}
+        if self.has_own:
+            set_random_states(draws, self.device)  # some loaders draw when they are asked
+
+    def release(self) -> None:
+        """What was taken ahead counts now."""
+        self._held = None
+
+    def _place(self) -> dict[str, Any]:
+        return {"own": self.loader.state_dict() if self.has_own else None, "taken": self.taken,
+                "at_start": self.at_start}
+
     def state(self) -> dict[str, Any]:
         """The place. What a loader's own `state_dict` returns is part of it as it is, and not copied."""
-        return {"own": self.loader.state_dict() if self.has_own else None, "taken": self.taken,
-                "at_start": self.at_start, "val": _own_draws(self.val_loader)}
+        return {**(self._place() if self._held is None else self._held), "val": _own_draws(self.val_loader)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Let the next pass go on from a place."""
-        self.goes_on = True
+        self.goes_on, self._again = True, state.get("ahead")
         _set_own_draws(self.val_loader, state["val"])
         if self.has_own:
             own = state["own"]

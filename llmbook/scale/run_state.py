@@ -23,7 +23,7 @@ from .resumable_loader import ResumableLoader
 __all__ = ["RunState", "model_tensors"]
 
 # These change where a run computes and what it shows, not what it computes.
-NOT_COMPARED = ("device", "parallel", "progress")
+NOT_COMPARED = ("device", "parallel", "progress", "compile")
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

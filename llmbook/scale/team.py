@@ -91,9 +91,15 @@ class Team:
             dist.all_gather(found, mine)
             return [tensor[:size].cpu().numpy().tobytes() for tensor, size in zip(found, sizes)]
 
-    def sum(self, number: float) -> float:
-        """A number added up over the processes; all must call it."""
-        return sum(found for [found] in self.gather([number]))
+    def sum(self, number: Tensor) -> Tensor:
+        """A scalar on the team's device, added up over the processes in the order of their ranks; all must call it. On
+        a GPU nobody waits for the result."""
+        if self.size == 1:
+            return number
+        found = [torch.empty_like(number) for _ in range(self.size)]
+        with self._lost_explained():
+            dist.all_gather(found, number.contiguous())
+        return torch.stack(found).sum()
 
     def own_rows(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """This process's rows of a batch, each tensor (batch, ...) -> (own rows, ...): every `size`-th.

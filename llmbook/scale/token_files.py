@@ -19,6 +19,7 @@ from ..text import END_OF_TEXT
 from .documents import Documents, document_parts, source_files, total_bytes
 from .encoding import (
     ShardEncoder,
+    chunks_ahead,
     chunks_of,
     count_tokens,
     encoded_in_order,
@@ -64,7 +65,7 @@ def write_token_files(source: Documents, folder: str | Path, tokenizer: Tokenize
     header = TokenHeader(tokenizer_fingerprint(tokenizer), encoder.vocab_size, encoder.dtype.str, encoder.end_of_text,
                          shard_bytes)
     chunks = chunks_of(document_parts(source, text_column, separator, shard_bytes), shard_bytes)
-    ahead = processes if processes > 1 else 0
+    ahead = chunks_ahead(processes, shard_bytes)
     with ShardWriter(Path(folder), header) as writer:
         with _progress_bar(files, progress) as bar, encoding_processes(encoder, processes) as submit:
             for number, (shard, result) in enumerate(encoded_in_order(chunks, writer.keeps, submit, ahead)):

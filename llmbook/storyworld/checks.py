@@ -71,12 +71,16 @@ class _Simulation:
         for role, pronoun in said.pronouns.items():
             if role not in said.keys and kind.agents and role == kind.agents[0] and self.focus:
                 keys[role] = self.focus
-            if role in keys and _pronouns()[keys[role]] != pronoun:
+            if role in keys and _pronouns().get(keys[role]) != pronoun:
                 problems.append(("unclear pronoun", f"{pronoun} cannot be {keys[role]}"))
         problems += [("contradiction", text) for text in kind.missing(self.state, keys)]
+        problems += [("contradiction", f"{keys[role]} is nobody who could do this")
+                     for role in kind.agents if role in keys and keys[role] not in _pronouns()]
         for role, pronoun in said.pronouns.items():
             if role not in keys:
                 problems.append(("unclear pronoun", f"nobody is named whom {pronoun} could stand for"))
+        problems += [("contradiction", f"nothing told so far can be meant in {said.kind} (role {role})")
+                     for role in kind.roles if role not in keys and role not in said.pronouns]
         for role, detail in said.details.items():
             known = self.state.get(("detail", keys.get(role)))
             if known not in (None, detail):
@@ -100,7 +104,8 @@ class _Simulation:
             if role in keys:
                 self.state["detail", keys[role]] = detail
         agents = [keys[role] for role in kind.agents if role in keys]
-        alone = agents and _pronouns()[agents[0]] not in {_pronouns()[other] for other in agents[1:]}
+        alone = (agents and kind.phrasings[said.phrasing].leads and not kind.brings
+                 and _pronouns().get(agents[0]) not in {_pronouns().get(other) for other in agents[1:]})
         self.focus = agents[0] if alone and kind.agents[0] in keys else None
 
 

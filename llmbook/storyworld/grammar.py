@@ -17,6 +17,7 @@ from functools import cache
 from itertools import product
 
 from . import rules
+from .english import begins_sentence, genitive_form, subject_form
 from .words import HERE
 
 PHRASES = HERE / "phrases"
@@ -25,22 +26,6 @@ CLASSES = {**dict.fromkeys("ABCD", "agent"), **dict.fromkeys("TUVO", "thing"), *
            **dict.fromkeys("PQ", "place"), **dict.fromkeys("NKM", "number"), **dict.fromkeys("F", "feeling")}
 _DEFAULT = {"agent": "s", "thing": "the", "countable": "many", "place": "the", "number": "w", "feeling": "w"}
 _PRONOUNS = frozenset({"he", "him", "his", "himself", "hers"})
-_SAID = re.compile(r"\b(?:said|asked|cried|called|whispered|answered|shouted|replied|laughed|sighed|added|begged|"
-                   r"explained|muttered|grumbled|declared|admitted|promised|agreed|wondered|giggled|sobbed|groaned|"
-                   r"announced|insisted|offered|suggested|warned|yelled|murmured|exclaimed|chuckled|"
-                   r"puffed|panted|sniffed|squeaked|decided) $")
-# after these words a name is an object, so the pronoun is "him" or "her"
-_OBJECT = re.compile(r"\b(?:to|for|with|from|at|of|beside|behind|towards|about|like|on|by|past|round|near|into|over|"
-                     r"after|taken|gave|given|handed|told|let|helped|thanked|hugged|lent|sent|showed|taught|made|"
-                     r"brought|offered|met|found|saw|followed|took|against|without|around|under|before) $")
-_PAST = ("had was were could would should might must did went got ran came said saw knew put took found gave made thought "
-         "felt held stood sat lay kept told left lost met heard let set hid fell flew began sang ate drank slept woke "
-         "wrote read rode drew grew threw blew shook spoke broke chose bit hit hurt cut shut caught taught bought brought "
-         "fought built sent spent lent meant swept wept crept leapt slid hung swung clung flung stuck struck dug spun won "
-         "rang sank swam bent tore wore swore bore led fed sped fled paid laid has is does lit rose stole trod wound "
-         "understood forgot forgave became overslept sprang shot spread stung spat dealt showed").split()
-_CLAUSE = re.compile(rf" (?:(?:never|only|just|still|nearly|almost|always|soon|even|really|simply|quite|also|then|now|"
-                     rf"slowly|quickly|[a-z]+ly|at once|no longer) )?(?:{'|'.join(_PAST)}|[a-z]+ed)\b")
 _SLOT = re.compile(r"\{(\^?)(\w)(?:(?:\.(\w+))|('s)|(?: (\w)))?\}")
 _TOUCHING = re.compile(r"[>}]\w|\w[<{]")
 _PIECE = re.compile(r"(\{[^}]*\}|<\w+>)")
@@ -67,7 +52,7 @@ class Variant:
         if touching:
             raise ValueError(f"{text!r}: at {touching[0]!r} a slot touches a letter; for plurals take <birds>, {{S}}")
         self.pieces = [_piece(part, *around) for part, *around in _parts(text) if part]
-        self.free = [piece[1] for piece in self.pieces if isinstance(piece, tuple)]
+        self.free = list(dict.fromkeys(piece[1] for piece in self.pieces if isinstance(piece, tuple)))
         self.counts = [(piece.role, piece.second) for piece in self.pieces if isinstance(piece, Slot) and piece.second]
         self.first = self._format(True)
         head = self.pieces[0]
@@ -75,15 +60,13 @@ class Variant:
         self.linked = self._format(False) if linkable else None
 
     def _format(self, capital: bool) -> str:
-        out, free = [], 0
-        text = ""
+        out, text = [], ""
         for piece in self.pieces:
-            raised = (capital and not text.strip('"')) or _begins(text)
+            raised = (capital and not text.strip('"')) or begins_sentence(text)
             if isinstance(piece, str):
                 shown = _raise(piece) if raised else piece
             elif isinstance(piece, tuple):
-                shown = f"{{_{free}}}"
-                free += 1
+                shown = f"{{_{piece[1]}}}"  # a list that stands twice in a phrasing gives one word
             elif piece.second:
                 shown = f"{{{piece.role}_{piece.second}{'_c' if raised else ''}}}"
             else:
@@ -91,11 +74,6 @@ class Variant:
             out.append(shown)
             text += piece if isinstance(piece, str) else "x"
         return "".join(out)
-
-
-def _begins(text: str) -> bool:
-    """Whether a sentence begins after this text."""
-    return bool(text) and bool(re.search(r'(?:[.!?] |(?:^|\s)"|\." )$', text))
 
 
 def _raise(text: str) -> str:
@@ -123,13 +101,13 @@ def _piece(part: str, before: str, after: str):
     _, role, form, genitive, second = match.groups()
     if second:
         return Slot(role, "counted", second)
-    if genitive:  # before a comma or full stop "Mira's" stands for the thing, where a pronoun would be "hers"
-        return Slot(role, "ng" if not after.startswith(" ") else "g")
+    if genitive:
+        return Slot(role, genitive_form(after))
     form = form or _DEFAULT[CLASSES[role]]
-    if form in ("s", "o") and (after.startswith(", who") or _SAID.search(before) and form == "s"):
+    if form == "s":
+        form = subject_form(before, after)
+    elif form == "o" and after.startswith(", who"):
         form = "n"
-    elif form == "s" and not _CLAUSE.match(after):  # nothing says that it is a subject: no "she" unless it leads
-        form = "o" if _OBJECT.search(before) else "s" if not before or _begins(before) else "n"
     return Slot(role, form)
 
 
@@ -143,7 +121,7 @@ def alternatives(text: str) -> list[str]:
 class Phrasing:
     """One way to say a kind: its variants, and when it may be used."""
 
-    __slots__ = ("text", "conditions", "variants", "distinct", "linkable", "carried", "named")
+    __slots__ = ("text", "conditions", "variants", "distinct", "linkable", "carried", "named", "leads")
 
     def __init__(self, text: str, kind: "Kind"):
         self.text = text
@@ -157,6 +135,8 @@ class Phrasing:
         slots = [piece for piece in self.variants[0].pieces if isinstance(piece, Slot)]
         self.conditions += [(role, "named", True)
                             for role in sorted({slot.role for slot in slots if slot.form == "voc"})]
+        # whether the subject is the first who is named: only then can a pronoun stand for it, here and in what follows
+        self.leads = next((slot.role for slot in slots if slot.role in AGENT_ROLES), None) == "A"
         pronouns = {slot.role for slot in slots if slot.form in _PRONOUNS}
         # a pronoun of the second agent can be told from the first one's only where they differ
         self.distinct = bool(pronouns - {"A"}) or (bool(pronouns) and self._second_first(slots))
@@ -219,6 +199,7 @@ class Kind:
         once = [f"not known {role}" for role in self.roles if role in new]  # nobody is introduced twice
         self.needs_text = known + once + self.needs_text
         self.new = new
+        self.brings = bool(self.new & set(self.agents[1:]))  # somebody whose pronoun nobody knows yet
         self.opens = self.name.startswith("open_") and not old_agents  # a story's first sentence
         placed = {text.split()[1] for text in self.does_text if text.startswith("place ")}
         self.arrives = [role for role in self.agents if role in new and role not in placed
@@ -251,7 +232,7 @@ class Kind:
         for role in self.arrives:
             here = next((state[place] for other in self.agents if other not in self.new
                          and (place := ("place", keys.get(other))) in state), None)
-            if here is not None:
+            if here is not None and role in keys:
                 state["place", keys[role]] = here
 
     def missing(self, state: rules.State, keys: rules.Keys) -> list[str]:

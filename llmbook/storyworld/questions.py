@@ -1,7 +1,8 @@
 """Instructions about stories, each with an answer and a check that a program can run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 
 from .checks import check
@@ -49,10 +50,18 @@ def _names(text: str, known: set[str]) -> set[str]:
     return {name for name in known if f" {name.lower()} " in padded}
 
 
-def _only(right: str, wrong: set[str]) -> Callable[[str], bool]:
+def _only(right: str, wrong: Iterable[str]) -> Callable[[str], bool]:
     """An answer must name what is right and nothing that would be wrong."""
     known = {right, *wrong}
     return lambda answer: _names(answer, known) == {right}
+
+
+@cache
+def _everybody() -> frozenset[str]:
+    """All names, and "nobody"."""
+    words = lexicon()
+    return frozenset([agent.key for agent in words.people + words.creatures]
+                     + [name for name, _ in words.animal_names] + ["nobody"])
 
 
 def _before(story: Story, sentence: int) -> tuple[str, dict]:
@@ -79,27 +88,29 @@ def _sentence(text: str) -> str:
 
 def _who_has(story: Story, draw: _Draw) -> Task | None:
     text, state = _before(story, _cut(story, draw))
-    held = sorted((about[1], holder) for about, holder in state.items() if about[0] == "holder")
+    held = sorted((about[1], holder) for about, holder in state.items()
+                  if about[0] == "holder" and about[1] in story.things and holder in (*story.cast, "nobody"))
     if not held:
         return None
     thing, holder = draw.pick(held)
     question = draw.pick([f"Who has the {thing} now?", f"Who has got the {thing}?", f"In whose hands is the {thing}?",
                           f"Tell me who has the {thing} now."])
     if holder == "nobody":
-        return Task("who_has", question, text, f"Nobody has the {thing}.", _only("nobody", set(story.cast)))
+        return Task("who_has", question, text, f"Nobody has the {thing}.", _only("nobody", _everybody()))
     return Task("who_has", question, text, _sentence(f"{holder} has the {thing}."),
-                _only(str(holder), {*story.cast, "nobody"} - {holder}))
+                _only(str(holder), _everybody() - {holder}))
 
 
 def _whose(story: Story, draw: _Draw) -> Task | None:
     text, state = _before(story, _cut(story, draw))
-    owned = sorted((about[1], owner) for about, owner in state.items() if about[0] == "owner")
+    owned = sorted((about[1], owner) for about, owner in state.items()
+                   if about[0] == "owner" and about[1] in story.things and owner in story.cast)
     if not owned:
         return None
     thing, owner = draw.pick(owned)
     question = draw.pick([f"Whose is the {thing}?", f"To whom does the {thing} belong?", f"Who owns the {thing}?"])
     return Task("whose", question, text, f"The {thing} belongs to {owner}.",
-                _only(str(owner), {*story.cast, "nobody"} - {owner}))
+                _only(str(owner), _everybody() - {owner}))
 
 
 def _where(story: Story, draw: _Draw) -> Task | None:
@@ -167,13 +178,15 @@ def retell(story: Story, events: list[Event], seed: int) -> str:
         if any(last < number <= event.sentence for number in breaks
                for last in [world.events[-1][2] if world.events else event.sentence]):
             world.paragraph()
-        world.tell(event.kind, **{role: _entity(story, key) for role, key in event.roles.items()})
+        world.tell(event.kind, **_entities(story, event.roles))
         world.events[-1] = (event.kind, event.roles, event.sentence)
     return "".join(gap + text for text, gap in world.told)
 
 
-def _entity(story: Story, key: object) -> Entity | int:
-    return key if isinstance(key, int) else story.entities[key]
+def _entities(story: Story, keys: dict) -> dict[str, Entity]:
+    """The words with their forms that these keys stand for."""
+    return {role: lexicon().numbers[key] if isinstance(key, int) else story.entities[key]
+            for role, key in keys.items() if isinstance(key, int) or key in story.entities}
 
 
 def _shorten(story: Story, draw: _Draw) -> Task | None:
@@ -195,8 +208,7 @@ def _shorten(story: Story, draw: _Draw) -> Task | None:
 
 def title(kind: Kind, story: Story, roles: dict) -> str:
     """How an ending is asked for: "the kite is back with Mira"."""
-    clause = Variant(kind.title).first.format_map({role: story.entities[key] for role, key in roles.items()
-                                                   if key in story.entities})
+    clause = Variant(kind.title).first.format_map(_entities(story, roles))
     return clause if clause.startswith(tuple(story.cast)) else clause[0].lower() + clause[1:]
 
 
@@ -229,15 +241,14 @@ def _change_ending(story: Story, draw: _Draw) -> Task | None:
         if name.startswith("end_") and kind.title and name != last.kind:
             for given in (roles, swapped):
                 keys = {role: given[role] for role in kind.roles if role in given}
-                if set(keys) >= {role for role in kind.roles if role in "ABTU"} and not kind.missing(state, keys):
+                if not kind.missing(state, keys) and set(kind.roles) <= set(keys):
                     found.append((kind, keys))
     if not found:
         return None
     kind, keys = draw.pick(found)
     world = World(int(draw.random() * 2**31))
     try:
-        answer = world.realise(kind, {role: world.words.numbers[key] if isinstance(key, int) else story.entities[key]
-                                      for role, key in keys.items()})
+        answer = world.realise(kind, _entities(story, keys))
     except Unfit:
         return None
     wanted = title(kind, story, keys)

@@ -185,7 +185,9 @@ class Reader:
         role, class_name, form, second = edge
         if class_name == "list":
             for end, word in self._listed(_list_forms(form), position):
-                bound = _bind(env, "word", "season", word[0]) if form in SEASONS else env
+                bound = _bind(env, "list", form, word)
+                if form in SEASONS:
+                    bound = _bind(bound, "word", "season", word[0])
                 if bound is not None:
                     yield from self._walk(follow, end, bound)
         elif second:

@@ -4,7 +4,8 @@ The state is a dict: `state["holder", "kite"] = "Mira"`. A statement names a rel
 
     holder T = A       the thing is in A's hands           broken T           a fact without a value
     not broken T       the fact must be (or becomes) false  count A S = N - K   arithmetic with small numbers
-    N > K              a comparison of two roles            together A B       they are at one place                outdoors A         under the open sky (or nobody knows where)
+    N > K              a comparison of two roles            together A B       they are at one place
+    outdoors A         under the open sky, or nobody knows  indoors A          under a roof, or nobody knows
 
 Capital letters are roles, lower-case words constants. Among the needs, a role that nobody has named yet takes its
 value from the state: after `holder T = A`, A is who has the thing. Nothing is evaluated as Python.

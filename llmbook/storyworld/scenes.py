@@ -33,15 +33,26 @@ def hero(w: World) -> Agent:
 def opening(w: World, a: Agent, p: Place | None = None) -> Place:
     """The first sentence: introduces `a` at `p` (or at a place where stories begin)."""
     p = p or w.place("start")
-    w.tell(w.pick(_group("open_", "AP")).name, a, p)
+    w.tell(_opening_kind(w, "AP"), a, p)
     return p
 
 
-def opening_two(w: World, a: Agent, b: Agent, p: Place | None = None) -> Place:
-    """The first sentence, with two friends in it; or one, and the other comes along."""
+@cache
+def _openings(roles: str, weather: bool) -> tuple[str, ...]:
+    return tuple(kind.name for kind in _group("open_", roles)
+                 if any(text.startswith("weather") for text in kind.does_text) is weather)
+
+
+def _opening_kind(w: World, roles: str) -> str:
+    """One opening in four is about the weather."""
+    return w.pick(_openings(roles, w.chance(0.25)))
+
+
+def opening_two(w: World, a: Agent, b: Agent, p: Place | None = None, together: bool = False) -> Place:
+    """The first sentence, with two friends in it; or one, and the other comes along (not if they are `together`)."""
     p = p or w.place("start")
-    if w.chance(0.5):
-        w.tell(w.pick(_group("open_", "ABP")).name, a, b, p)
+    if together or w.chance(0.5):
+        w.tell(_opening_kind(w, "ABP"), a, b, p)
     else:
         opening(w, a, p)
         w.tell("meet", a, b)
@@ -71,7 +82,7 @@ def aside_two(w: World, a: Agent, b: Agent, share: float = 0.5) -> None:
             w.tell(kind.name, a, b)
 
 
-def feel(w: World, a: Agent, glad: bool, share: float = 0.6) -> None:
+def feel(w: World, a: Agent, glad: bool, share: float = 0.45) -> None:
     """How `a` feels now, said or not."""
     if w.chance(share):
         w.tell("feel_glad" if glad else "feel_sad", a)

@@ -54,7 +54,7 @@ class Story:
 
     @property
     def prompt(self) -> dict[str, object]:
-        """What a story like this one could be asked to have: `check(text, prompt=story.prompt)` says whether it does."""
+        """What could be asked of a story like this one: `check(text, prompt=story.prompt)` says whether it has it."""
         last = self.facts[-1].roles.values()
         return {"names": [key for key in self.cast if key in last or key == self.hero],
                 "things": [key for key in self.things if key in last], "ending": self.ending}
@@ -96,7 +96,7 @@ class World:
         self._linked: set[str] = set()
         self._year: int | None = None
         self._hour: str | None = None
-        self._used: dict[str, int] = {}
+        self._used: dict[str, list[int]] = {}
         self.target = 520 + int(self.random() * 620)
 
     # --- chance ---------------------------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ class World:
         phrasing = self._choose(kind, roles, alike, bool(link), chance)
         variants = phrasing.variants
         variant = variants[int(chance * 9973) % len(variants)] if len(variants) > 1 else variants[0]
-        if (first is not None and first is self._focus and not self._gap
+        if (first is not None and first is self._focus and not self._gap and phrasing.leads
                 and chance * 97 % 1 < _PRONOUN_SHARE and not any(first.he == other.he for other in agents[1:])):
             told = {**roles, kind.agents[0]: first.pronoun_view}
         else:
@@ -290,7 +290,7 @@ class World:
         self.told.append((text, gap))
         self.length += len(text) + 1
         self._gap = ""
-        alone = first is not None and not any(first.he == other.he for other in agents[1:])
+        alone = phrasing.leads and not kind.brings and not any(first.he == other.he for other in agents[1:])
         self._focus = first if alone else None
 
     def realise(self, kind: Kind, roles: dict) -> str:
@@ -303,22 +303,27 @@ class World:
         return self._text(self.pick(phrasing.variants), roles, "")
 
     def _choose(self, kind: Kind, roles: dict, alike: bool, linked: bool, chance: float) -> Phrasing:
-        phrasings = kind.phrasings
-        count = len(phrasings)
-        start = self._used.get(kind.name)
-        start = int(chance * count) if start is None else start + 1 + int(chance * 3)
-        for step in range(count):
-            phrasing = phrasings[(start + step) % count]
-            if ((alike and phrasing.distinct) or (linked and not phrasing.linkable)
+        """One of the phrasings that suit, each as likely as the others; none twice in a story while there are more."""
+        phrasings, used = kind.phrasings, self._used.setdefault(kind.name, [])
+        share = chance * len(phrasings)
+        number = int(share)
+        if number in used or not self._suits(phrasings[number], roles, alike, linked):
+            fit = [place for place, phrasing in enumerate(phrasings) if self._suits(phrasing, roles, alike, linked)]
+            if not fit:
+                if linked:
+                    return self._choose(kind, roles, alike, False, chance)
+                raise ValueError(f"{kind.source}: {kind.name} has no phrasing for {roles}")
+            fresh = [place for place in fit if place not in used] or fit
+            number = fresh[int(share % 1 * len(fresh))]
+        used.append(number)
+        return phrasings[number]
+
+    def _suits(self, phrasing: Phrasing, roles: dict, alike: bool, linked: bool) -> bool:
+        """Whether it can be said of these, here and now."""
+        return not ((alike and phrasing.distinct) or (linked and not phrasing.linkable)
                     or (phrasing.conditions and not phrasing.fits(roles, self.state))
                     or (phrasing.carried and any(self._before.get(role) is not roles[role]
-                                                 for role in phrasing.carried))):
-                continue
-            self._used[kind.name] = start + step
-            return phrasing
-        if linked:
-            return self._choose(kind, roles, alike, False, chance)
-        raise ValueError(f"{kind.source}: {kind.name} has no phrasing for {roles}")
+                                                 for role in phrasing.carried)))
 
     def _text(self, variant: Variant, roles: dict, link: str) -> str:
         extra = {}
@@ -326,8 +331,8 @@ class World:
             n, kind = roles[role].value, roles[second]
             extra[f"{role}_{second}"] = kind.counted[n]
             extra[f"{role}_{second}_c"] = kind.counted_c[n]
-        for number, name in enumerate(variant.free):
-            extra[f"_{number}"] = self._season(name) if name in SEASONS else (
+        for name in variant.free:
+            extra[f"_{name}"] = self._season(name) if name in SEASONS else (
                 self._time() if name == "time" else self.pick(word_lists()[name]))
         if extra:
             roles = {**roles, **extra}

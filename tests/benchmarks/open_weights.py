@@ -1,9 +1,13 @@
-"""SmolLM2-135M from its GGUF file, beside transformers: `python -m tests.benchmarks.open_weights`.
+"""SmolLM2-135M from its GGUF file, beside transformers and llama.cpp: `python -m tests.benchmarks.open_weights`.
 
 Loading: a new process for each measurement, from the call that loads the file to the first new token of a short prompt,
 importing left out. Generation: batch 1, greedy, the two take turns within each round; medians, tokens a second. Peak
 memory: the largest resident set of a new process that loads the model, less what it had before, beside the weights.
 int8 and 4 bits: this book's `quantize`, activations in float32, beside transformers in bfloat16.
+
+`--four-bits` measures only what is in `make bench` with 4 bits: this book's `quantize` beside llama.cpp (the package
+xllamacpp), which computes with the numbers of the same file, as many threads each. A token's time is that of those
+after the first, and a prompt's that until the first token is known, by each program's own clock.
 """
 
 import argparse
@@ -17,11 +21,15 @@ import time
 import torch
 
 from llmbook.assets import fetch
+from llmbook.devices import has_native_bfloat16
 from llmbook.formats.quantized import quantize
-from llmbook.generation import generate
+from llmbook.generation import generate, stream
 from llmbook.open_weights import load_pretrained
+from tests.benchmarks import llama_cpp
+from tests.benchmarks.rows import Row, alone, alternate, compare, missing, seconds, table
 
 NAME, PROMPT = "smollm2-135m-instruct", "The history of the steam engine begins"
+TOKENS, LONG = 40, 500  # new ones, and those of the long prompt
 
 
 def load_ours(dtype: torch.dtype):
@@ -86,6 +94,73 @@ def speed(generate_with, model, ids: torch.Tensor, count: int) -> float:
     return count / (time.perf_counter() - start)
 
 
+def token_rate(model, ids: torch.Tensor, count: int) -> float:
+    """Tokens a second of those after the first."""
+    tokens = stream(model, ids, count, temperature=0)
+    next(tokens)
+    return (count - 1) / seconds(lambda: list(tokens))
+
+
+def four_bit_rows(rounds: int) -> list[Row]:
+    """4 bits beside llama.cpp: new tokens, and reading a prompt."""
+    model, tokenizer = load_ours(torch.float32)
+    quantize(model, 4)
+    ids = torch.tensor([tokenizer.encode(PROMPT)])
+    text = (PROMPT + " with a question. ") * LONG
+    long = torch.tensor([tokenizer.encode(text)[:LONG]])
+    works = f"SmolLM2-135M, 4 bits, {TOKENS} tokens one by one", f"SmolLM2-135M, 4 bits, a prompt of {LONG} tokens"
+
+    def decode() -> float:
+        return token_rate(model, ids, TOKENS)
+
+    def read() -> float:
+        return LONG / seconds(lambda: list(stream(model, long, 1, temperature=0)))
+
+    decode(), read()
+    if not llama_cpp.is_here():
+        ours = alternate(rounds, decode=decode, read=read)
+        return [missing(works[0], llama_cpp.MISSING, floor=0.75),
+                *(alone(work, ours[name], "tokens/s") for work, name in zip(works, ours, strict=True))]
+    with llama_cpp.LlamaCpp(fetch(NAME), torch.get_num_threads()) as peer:
+
+        def decode_there() -> float:
+            return 1 / peer.run(ids[0].tolist(), TOKENS)["token_seconds"]
+
+        def read_there() -> float:
+            return LONG / peer.run(long[0].tolist(), 1)["prompt_seconds"]
+
+        decode_there()
+        tokens = alternate(rounds, ours=decode, theirs=decode_there)
+        prompts = alternate(rounds, ours=read, theirs=read_there)
+    return [compare(works[0], tokens["ours"], tokens["theirs"], "tokens/s", "llama.cpp", floor=0.75),
+            compare(works[1], prompts["ours"], prompts["theirs"], "tokens/s", "llama.cpp")]
+
+
+def transformers_rows(rounds: int) -> list[Row]:
+    """The formats without quantisation beside transformers."""
+    found = []
+    for name in ("float32", "bfloat16"):
+        work = f"SmolLM2-135M, {name}, {TOKENS} tokens one by one"
+        if name == "bfloat16" and not has_native_bfloat16("cpu"):
+            continue  # emulated, a hundred times slower
+        try:
+            theirs = load_theirs(getattr(torch, name))[0]
+        except ImportError:
+            found.append(missing(work, "not measured: pip install transformers", floor=1.0))
+            continue
+        model, tokenizer = load_ours(getattr(torch, name))
+        ids = torch.tensor([tokenizer.encode(PROMPT)])
+        rates = alternate(rounds, ours=lambda: speed(generate_ours, model, ids, TOKENS),  # noqa: B023 (called at once)
+                          theirs=lambda: speed(generate_theirs, theirs, ids, TOKENS))  # noqa: B023
+        found.append(compare(work, rates["ours"], rates["theirs"], "tokens/s", "transformers", floor=1.0))
+    return found
+
+
+def rows(rounds: int) -> list[Row]:
+    """What `make bench` shows of this module."""
+    return four_bit_rows(rounds) + transformers_rows(rounds)
+
+
 def show(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
@@ -94,12 +169,15 @@ def show(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--four-bits", action="store_true", help="only 4 bits beside llama.cpp")
     parser.add_argument("--measure", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         return measure_load(options.measure, getattr(torch, options.dtype))
+    if options.four_bits:
+        return show(table(four_bit_rows(options.rounds)))
 
     show(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads")
     loads = {who: [in_new_process(who, "float32") for _ in range(options.rounds)] for who in ("ours", "theirs")}

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -89,6 +90,23 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(monkeypatch, capsys):
     assert said == ["Be kind.", "tell me", "The sea", "and now?", "Goodbye"]
 
 
+def test_an_answer_that_is_stopped_is_closed_at_once(monkeypatch, capsys):
+    """So that what was said of it is in the conversation before anything else is said."""
+    class Pieces:
+        closed = 0
+
+        def __iter__(self):
+            yield "The "
+            raise KeyboardInterrupt
+
+        def close(self):
+            self.closed += 1
+
+    talk, pieces = Talk([]), Pieces()
+    talk.stream = lambda text: pieces
+    assert "sailor: The  [stopped]" in hold(monkeypatch, capsys, talk, "tell me").out and pieces.closed == 1
+
+
 def test_an_answer_cut_at_the_limit_is_marked_and_its_speed_said(monkeypatch, capsys):
     seen = hold(monkeypatch, capsys, Talk([["xyz"], ["xyzxyz"]], limit=6), "one", "two")
     remarks = seen.err.splitlines()
@@ -102,6 +120,30 @@ def test_turns_that_went_for_want_of_room_are_told(monkeypatch, capsys):
     stream = talk.stream
     talk.stream = lambda text: setattr(talk, "notice", "the oldest 2 of the turns went") or stream(text)
     assert "[the oldest 2 of the turns went]" in hold(monkeypatch, capsys, talk, "one").err
+
+
+def test_what_went_is_told_before_the_answer_is_waited_for(monkeypatch, capsys):
+    talk, seen = Talk([["A"]]), []
+    stream = talk.stream
+
+    def pieces(text):
+        seen.append(capsys.readouterr().err)
+        yield from stream(text)
+
+    talk.stream = lambda text: setattr(talk, "notice", "the oldest 2 of the turns went") or pieces(text)
+    hold(monkeypatch, capsys, talk, "one")
+    assert seen == ["[the oldest 2 of the turns went]\n"]
+
+
+def test_how_fast_the_last_answer_was_is_told_on_request(monkeypatch, capsys):
+    talk = Talk([["xyz"], [KeyboardInterrupt]])
+    talk.model = SimpleNamespace(config=SimpleNamespace(context_length=2048))
+    talk.read_so_far = SimpleNamespace(ids=[1] * 1234)
+    clock = iter([0.0, 0.5, 2.5, 10.0, 20.0])
+    monkeypatch.setattr("llmbook.cli.chat.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    out = hold(monkeypatch, capsys, talk, "/speed", "one", "/speed", "two", "/speed").out
+    told = ("(the first word after 0.50 s, then 1.0 tokens per second; 1,234 of the context's 2,048 tokens are used)")
+    assert out.count("(nothing has been answered yet)") == 1 and out.count(told) == 2
 
 
 def test_the_commands_of_a_conversation(monkeypatch, capsys, tmp_path):

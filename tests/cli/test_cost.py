@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from torch.nn import Linear
 
 from llmbook.cli import cost
 from llmbook.gpt import GPT, GPTConfig
@@ -50,3 +51,12 @@ def test_the_estimate_of_activations_is_near_what_autograd_keeps(model):
         torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten())
     estimate = cost.activation_bytes(model, ids.numel(), 500, half=False)
     assert 0.8 < estimate / sum(size for size, _ in kept.values()) < 1.6
+
+
+def test_of_a_large_vocabulary_only_a_part_of_the_logits_is_counted():
+    model = GPT(GPTConfig(50257, 64, 8, 2, 1))
+    few, many = (cost.activation_bytes(model, tokens, 50257, True) for tokens in (256, 1024))
+    layers = sum(layer.in_features + layer.out_features for layer in model.modules() if isinstance(layer, Linear))
+    assert few == 256 * 2 * layers + 12 * 256 * 50257 and many == 1024 * 2 * layers + 12 * 256 * 50257
+    on_gpu = cost.activation_bytes(model, 16384, 50257, True, "cuda")
+    assert on_gpu == 16384 * 2 * layers + 12 * 4096 * 50257

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from filelock import FileLock
 
+from llmbook import training
 from llmbook.book.corpora import data_folder
 from llmbook.training import load_model
 from tests.cli.helpers import STORY, pretrain, rows, tree, weights
@@ -72,10 +73,24 @@ def test_a_run_of_an_older_version_is_complete_as_it_is(tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("setting", ["training.seed=0", "training.weight_decay=0.1", "model.dropout=0.1",
-                                     'model.kind="gpt"', 'data.text_column="text"', "training.parallel=ddp"])
+                                     'model.kind="gpt"', 'data.text_column="text"', "training.parallel=ddp",
+                                     "training.compile=false"])
 def test_a_setting_that_is_not_given_is_its_default(place, call, setting):
     assert pretrain(call)[0] == 0
     assert pretrain(call, "--set", setting)[1].startswith("out is complete")
+
+
+def test_a_run_may_be_compiled_from_some_step_on(place, call, monkeypatch):
+    """It computes the same. A run that an older version began knows nothing of it."""
+    seen = []
+    monkeypatch.setattr(training, "compiled_loss", lambda loss_fn, device: seen.append(str(device)) or loss_fn)
+    assert pretrain(call, "--set", 'checkpoints.allow=["max_steps"]')[0] == 0 and not seen
+    note = json.loads((place / "out" / "run.json").read_text())
+    assert "training.compile" not in note["settings"]
+    changes = ["--set", 'checkpoints.allow=["max_steps"]', "--set", "training.compile=true"]
+    assert pretrain(call, *changes)[1].startswith("out is complete")
+    code, _, err = pretrain(call, *changes, "--max-steps", 6)
+    assert code == 0 and len(seen) == 1, err
 
 
 def test_the_sizes_of_a_preset_are_the_same_by_name_or_by_number(place, call):

@@ -48,6 +48,7 @@ def test_the_example_and_each_of_its_options_is_known(tmp_path):
     ("batch_size = 4", "betas = [0.9, 'x']", "run.toml: [training] betas is 'x': it must be a number"),
     ("batch_size = 4", "betas = [0.9]", "run.toml: [training] betas is [0.9]: it must be a list of two"),
     ("batch_size = 4", "progress = 1", "run.toml: [training] progress is 1: it must be true or false"),
+    ("batch_size = 4", "compile = 'yes'", "run.toml: [training] compile is 'yes': it must be true or false"),
     ('"story.txt"', "3", "run.toml: [data] train, text 1 is 3: it must be text in quotation marks or a table"),
     ('"story.txt"', "[]", "run.toml: [data] train is []: give at least one"),
     ('"story.txt"', "[{path = 'a', shar = 1}]", "train, text 1, shar is not known: did you mean 'share'?"),

@@ -32,6 +32,11 @@ def test_import_llmbook_loads_next_to_nothing():
     assert foreign <= {name.split(".")[0] for name in installed}  # what every Python of this environment loads
 
 
+def test_a_process_that_only_encodes_does_not_wait_for_pytorch():
+    """A worker that writes token files imports this, each of them."""
+    assert python("import sys, llmbook.scale.encoding; print('torch' in sys.modules)").split() == ["False"]
+
+
 @pytest.mark.slow
 def test_names_are_loaded_when_they_are_asked_for():
     printed = python("import sys, llmbook\n"

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
+from llmbook import prefetching, training
 from llmbook.instructions import instruction_loader, response_loss
 from llmbook.scale import checkpoint_folder as module
 from llmbook.scale import checkpoints as keeping
@@ -124,8 +125,51 @@ def run_in_pieces(folder: Path, case: str, stops: list[int]) -> tuple[nn.Module,
     return model, history
 
 
-@pytest.mark.parametrize("case", [case if case in ("seeded", "unseeded, evaluated in order", "accumulation, unseeded")
-                                  else pytest.param(case, marks=pytest.mark.slow) for case in CASES])
+def slow_but(*quick_cases: str):
+    return pytest.mark.parametrize("case", [case if case in quick_cases else pytest.param(case, marks=pytest.mark.slow)
+                                            for case in CASES])
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    """As on a GPU: the next step's batches are fetched before a step ends, and before its checkpoint."""
+    monkeypatch.setattr(prefetching, "DEVICES", ("cpu",))
+
+
+@slow_but("accumulation, unseeded", "own place", "draws in the loss")
+def test_a_run_in_pieces_that_reads_ahead_is_the_unbroken_run(folder, case, ahead):
+    test_a_run_in_pieces_is_the_unbroken_run(folder, case)
+
+
+def test_reading_ahead_changes_no_batch_and_stops_at_the_end(ahead):
+    """The same batches in the same order, and not one more than the run needs."""
+    taken = []
+
+    def noting(batches):
+        for number, batch in enumerate(batches):
+            taken.append(number)
+            yield batch
+
+    class Watched(list):
+        def __iter__(self):
+            return noting(super().__iter__())
+
+    history = train(gpt(), Watched(loader(shuffle=False)), next_token_loss, quick(4, accumulation_steps=2))
+    assert taken == [0, 1, 2, 3, 4, 0, 1, 2] and len(history.steps) == 4
+
+
+def test_what_goes_wrong_ahead_belongs_to_the_next_step(ahead, folder):
+    def loader_that_breaks():
+        yield from [*loader(shuffle=False)][:2]
+        raise OSError("the disk is gone")
+
+    told = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        train(gpt(), loader_that_breaks(), next_token_loss, quick(4), None, Checkpoints(folder, 1), told.append)
+    assert [record["step"] for record in told] == [1, 2] and steps_kept(folder) == [1, 2]
+
+
+@slow_but("seeded", "unseeded, evaluated in order", "accumulation, unseeded")
 def test_a_run_in_pieces_is_the_unbroken_run(folder, case):
     make, validation, loss, settings = CASES[case]
     model = gpt()
@@ -456,6 +500,15 @@ def test_less_data_than_before_is_noticed(folder):
     train(gpt(), Stream(5), next_token_loss, quick(4), checkpoints=Checkpoints(folder))
     with pytest.raises(ValueError, match="gave 3 batches, fewer than the 4 before the checkpoint"):
         train(gpt(), Stream(3), next_token_loss, quick(6), None, Checkpoints(folder, allow=["max_steps"]))
+
+
+def test_a_run_may_go_on_compiled(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "compiled_loss", lambda loss_fn, device: asked.append(device) or loss_fn)
+    train(gpt(), loader(), next_token_loss, quick(2), checkpoints=Checkpoints(folder))
+    history = train(gpt(), loader(), next_token_loss, quick(4, compile=True),
+                    checkpoints=Checkpoints(folder, allow=["max_steps"]))
+    assert len(history.steps) == 4 and len(asked) == 1
 
 
 def test_device_and_progress_may_differ(folder, capsys):

@@ -210,6 +210,17 @@ def test_torchrun_starts_again_and_the_run_goes_on(tmp_path):
     close((told["records"], load_model(tmp_path / "model")), (records(history), model))
 
 
+@pytest.mark.slow
+def test_a_team_may_compile(tmp_path):
+    team = script.pair(script.a_compiled_team, tmp_path, out=str(tmp_path))
+    assert [forks().wait(process) for process in team] == [0, 0], (tmp_path / "printed-0").read_text()
+    expected = alone(steps=6, accumulation_steps=2)
+    for rank in (0, 1):
+        report = json.loads((tmp_path / f"rank-{rank}.json").read_text())
+        for way in ("ddp", "fsdp"):
+            close((report[way], load_model(tmp_path / way)), expected)
+
+
 def test_one_process_is_no_team(tmp_path, monkeypatch):
     for size in (None, "1"):  # alone, and under torchrun with one process
         if size:

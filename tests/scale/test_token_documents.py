@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmbook.scale import documents
-from llmbook.scale.documents import DOCUMENT_END, document_parts, read_documents, sample_documents, source_files
+from llmbook.scale.documents import (
+    DOCUMENT_END,
+    document_parts,
+    read_documents,
+    sample_documents,
+    source_files,
+    spread_documents,
+)
 from llmbook.scale.token_files import count_tokens, write_token_files
 from llmbook.text import END_OF_TEXT, bpe_merges, train_bpe
 from tests.support.repository import ROOT
@@ -99,6 +107,100 @@ def test_a_sample_of_one_long_document_is_cut(tmp_path):
     (tmp_path / "a.txt").write_text("line\n" * 600_000)  # 3 MB
     [text], total = sample_documents(tmp_path / "a.txt", at_most_bytes=2_500_000)
     assert total == 3_000_000 and 1_000_000 < len(text) <= 2_500_000 and text.endswith("line\n")
+
+
+ALPHABETS = {"english": "the tide is late ", "greek": "η παλίρροια αργεί ", "hindi": "ज्वार देर से आता है "}
+
+
+def in_each_alphabet(documents) -> dict[str, int]:
+    """Characters that only this alphabet has, in documents."""
+    text = "".join(documents)
+    return {name: sum(letter in set(words) - {" "} for letter in text) for name, words in ALPHABETS.items()}
+
+
+def write_alphabets(folder, kind: str, size: int = 60_000) -> None:
+    """A file in each alphabet, of `size` characters; the numbers in it say where a line is."""
+    for name, words in ALPHABETS.items():
+        lines = [f"{words}{number}" for number in range(size // len(words))]
+        if kind == "txt":
+            (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+        elif kind == "one line.txt":
+            (folder / f"{name}.txt").write_text(" ".join(lines), encoding="utf-8")
+        elif kind == "jsonl":
+            rows = [json.dumps({"text": line}, ensure_ascii=False) for line in lines]
+            (folder / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        else:
+            from pyarrow import parquet, table
+
+            parquet.write_table(table({"text": lines}), folder / f"{name}.parquet", row_group_size=100,
+                                compression="NONE", use_dictionary=False)
+
+
+@pytest.mark.parametrize("kind", ["txt", "one line.txt", "jsonl", "parquet"])
+def test_a_spread_sample_takes_a_share_of_each_file(tmp_path, monkeypatch, kind):
+    """A vocabulary was learned from the beginning of the first files."""
+    monkeypatch.setattr(documents, "_SPOT", 500)
+    write_alphabets(tmp_path, kind)
+    total = sum(path.stat().st_size for path in tmp_path.iterdir())
+    sample = [*spread_documents([tmp_path], at_most_bytes=20_000)]
+    assert total > 5 * 20_000 and 5_000 < sum(len(text.encode()) for text in sample) < 22_000
+    assert min(in_each_alphabet(sample).values()) > 500
+    numbers = [int(number) for text in sample for number in re.findall("[0-9]+", text)]
+    highest = 60_000 // len(ALPHABETS["english"])
+    assert min(numbers) < 0.2 * highest and max(numbers) > 0.8 * highest, "from all over a file"
+    known = {text for text in read_documents(tmp_path)}
+    if kind in ("jsonl", "parquet"):
+        assert set(sample) <= known, "whole rows"
+    else:
+        assert all(any(text in whole for whole in known) for text in sample)
+    if kind == "txt":
+        assert all(re.fullmatch("[^0-9]+ [0-9]+", line) for text in sample for line in text.split("\n") if line)
+
+
+def test_a_spread_sample_is_drawn_by_its_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "_SPOT", 500)
+    write_alphabets(tmp_path, "txt")
+    drawn = [[*spread_documents([tmp_path], at_most_bytes=20_000, seed=seed)] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_spread_sample_of_little_is_everything(tmp_path):
+    write_alphabets(tmp_path, "txt")
+    (tmp_path / "empty.txt").write_text("")
+    assert [*spread_documents([tmp_path, ["one", "two"]])] == [*read_documents(tmp_path), "one", "two"]
+    assert [*spread_documents([])] == []
+
+
+def test_a_spread_sample_of_one_small_file_beside_a_large_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "_SPOT", 500)
+    (tmp_path / "a.txt").write_text("the tide is late\n" * 20_000)
+    (tmp_path / "b.txt").write_text("潮水晚了\n" * 100)
+    (tmp_path / "c.jsonl").write_text(json.dumps({"text": "ρ" * 30_000}, ensure_ascii=False) + "\n")  # one long row
+    (tmp_path / "empty.txt").write_text("")
+    text = "".join(spread_documents([tmp_path], at_most_bytes=20_000))
+    assert text.count("潮") > 10 and text.count("ρ") > 100 and text.count("tide") > 300
+    assert len(text.encode()) < 22_000
+    assert "ρ" in "".join(spread_documents([tmp_path, ["α"]], at_most_bytes=20_000)), "a stream does not change that"
+    assert "".join(spread_documents([tmp_path, ["α"]], at_most_bytes=20_000)).count("α") == 1
+
+
+def test_a_spread_sample_of_very_many_files_draws_some(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "_SPOT", 500)
+    for number in range(300):
+        (tmp_path / f"{number:03}.txt").write_text(f"{number} " * 100)
+    numbers = {int(text.split()[0]) for text in spread_documents([tmp_path], at_most_bytes=10_000)}
+    assert 15 <= len(numbers) <= 25 and min(numbers) < 60 and max(numbers) > 240
+
+
+def test_a_spread_sample_keeps_to_the_separator_and_the_column(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "_SPOT", 500)
+    (tmp_path / "a.txt").write_text("\n".join(f"story {number}\n<end>" for number in range(5000)))
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"body": f"row {number}"}) for number in range(5000)))
+    sample = [*spread_documents([tmp_path], "body", "<end>", at_most_bytes=10_000)]
+    assert len(sample) > 300 and all(re.fullmatch("story [0-9]+|row [0-9]+", text.strip()) for text in sample)
+    (tmp_path / "b.jsonl").write_text("\n".join(["{}"] * 5000))
+    with pytest.raises(ValueError, match="b.jsonl, line 1 after byte [0-9]+ has no 'body'"):
+        list(spread_documents([tmp_path], "body", "<end>", at_most_bytes=2_000))
 
 
 # --- what cannot be read -------------------------------------------------------------------------------

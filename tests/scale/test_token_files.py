@@ -499,10 +499,33 @@ def wait_for(condition, seconds=60):
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_same_bytes_as_one(tmp_path, bpe):
+@pytest.mark.parametrize("piece", [700, 1_000_000])
+def test_several_processes_write_the_same_bytes_as_one(tmp_path, bpe, monkeypatch, piece):
+    monkeypatch.setattr(encoding, "_PIECE", piece)
     write(DOCUMENTS, tmp_path / "one", bpe, shard_bytes=3000)
-    write(DOCUMENTS, tmp_path / "two", bpe, shard_bytes=3000, processes=2)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    for processes in (2, 3):
+        write(DOCUMENTS, tmp_path / str(processes), bpe, shard_bytes=3000, processes=processes)
+        assert contents(tmp_path / "one") == contents(tmp_path / str(processes))
+
+
+def test_the_pieces_of_a_chunk_are_whole_documents(bpe, monkeypatch):
+    encoder = encoding.ShardEncoder.of(bpe, END_OF_TEXT)
+    chunk = b"".join(text.encode() + documents.DOCUMENT_END for text in DOCUMENTS)
+    for size in (1, 100, 5000, len(chunk)):
+        monkeypatch.setattr(encoding, "_PIECE", size)
+        for whole in (chunk, chunk + b"and it goes on", b"one that goes on"):
+            pieces = [*encoding._pieces(whole)]
+            assert b"".join(pieces) == whole
+            assert all(len(piece) >= size and piece.endswith(documents.DOCUMENT_END) for piece in pieces[:-1])
+            assert b"".join(map(encoder, pieces)) == encoder(whole)
+    monkeypatch.setattr(encoding, "_PIECE", 100)
+    assert len([*encoding._pieces(chunk)]) > 20
+
+
+@pytest.mark.parametrize("processes, shard_bytes, ahead", [
+    (1, 16_000_000, 0), (2, 16_000_000, 1), (64, 16_000_000, 9), (2, 3000, 2), (8, 1000, 8)])
+def test_text_is_read_ahead_for_two_pieces_a_process_and_little_more(processes, shard_bytes, ahead):
+    assert encoding.chunks_ahead(processes, shard_bytes) == ahead
 
 
 @linux_only

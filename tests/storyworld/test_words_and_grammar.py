@@ -74,7 +74,14 @@ def test_pronouns_become_objects_and_names_where_grammar_wants_it():
     for text, expected in [("{A} ran.", "She ran."), ('"No," said {A}.', '"No," said Mira.'),
                            ("It came to {A}.", "It came to her."), ("After {A} had gone, it rained.",
                                                                     "After she had gone, it rained."),
-                           ("It was {A's} hat.", "It was her hat."), ("It was {A's}.", "It was Mira's.")]:
+                           ("It was {A's} hat.", "It was her hat."), ("It was {A's}.", "It was Mira's."),
+                           ("The one in front of {A} was red.", "The one in front of her was red."),
+                           ("In {A's} was a hat.", "In Mira's was a hat."), ("The fog hid {A}.", "The fog hid Mira."),
+                           ("So {A} never knew.", "So she never knew."),
+                           ("It hit {A}, who ran.", "It hit Mira, who ran."),
+                           ("Behind {A} lay a hat.", "Behind her lay a hat."),
+                           ("After {A} had eaten, it rained.", "After she had eaten, it rained."),
+                           ("Somebody made {A} laugh.", "Somebody made her laugh.")]:
         assert Variant(text).first.format_map(seen) == expected
 
 
@@ -150,7 +157,8 @@ def test_a_phrasing_for_indoors_is_not_used_under_the_sky():
     assert not inside.fits({"A": mira}, {("place", "Mira"): "meadow"})
     assert inside.fits({"A": mira}, {("place", "Mira"): "kitchen"})
     assert anywhere.fits({"A": mira}, {("place", "Mira"): "meadow"})
-    kind = read_kinds("== rain P\n- (P not indoors) It rained {P.at}.\n- (P indoors) Rain beat on the roof {P.at}.", "test")[0]
+    kind = read_kinds("== rain P\n- (P not indoors) It rained {P.at}.\n- (P indoors) Rain beat on the roof {P.at}.",
+                      "test")[0]
     kitchen, meadow = (next(p for p in lexicon().places if p.key == key) for key in ("kitchen", "meadow"))
     wet, dry = kind.phrasings
     assert wet.fits({"P": meadow}, {}) and not wet.fits({"P": kitchen}, {})
@@ -191,3 +199,34 @@ def test_statements_that_are_none(text):
 def test_a_deed_that_compares_is_none():
     with pytest.raises(RuleError, match="use ="):
         parse_deed("count A S > 3")
+
+
+# --- lint -----------------------------------------------------------------------------------------------------------
+
+GOOD = ["{A} nodded at {T}.", *[f"{{A}} saw {{T}} {n} times." for n in range(11)]]
+
+
+@pytest.mark.parametrize("head, texts, fault", [
+    ("nod A T", GOOD, None),
+    ("nod A T", GOOD[1:], "11 phrasings, fewer than 12"),
+    ("nod A T", [*GOOD, GOOD[0]], "a phrasing stands twice"),
+    ("end_nod A T", GOOD, "an ending without a line `title:`"),
+    ("nod A T", [*GOOD, "{A} saw {T} \N{EM DASH} twice."], "not ASCII"),
+    ("nod A T", [*GOOD, "{A} saw {T}"], "does not end a sentence"),
+    ("nod A T", [*GOOD, '"Look, said {A}, and saw {T}.'], "odd number of quotation marks"),
+    ("nod A T\nneeds: holder T = B", GOOD, "role B stands in a statement"),
+    ("nod A T", [f"(T food) {text}" for text in GOOD], "no phrasing that always fits"),
+    ("nod A B T", [text.replace("{A}", "{B.he}") for text in GOOD], "no phrasing that always fits"),
+    ("nod A T\ndoes: known T", GOOD, "introduces T without {T.a}"),
+    ("nod A T\ndoes: known A", [text.replace("{A}", "{A.he}") for text in GOOD], "introduces A without {A.intro}")])
+def test_lint_names_the_fault(head, texts, fault):
+    kind = read_kinds(f"== {head}\n" + "\n".join(f"- {text}" for text in texts), "test")[0]
+    found = lint.faults(kind)
+    assert found == [] if fault is None else any(fault in line for line in found), found
+
+
+def test_a_pronoun_may_stand_for_who_was_named_first_and_only_once_all_are_known():
+    kind = read_kinds("== meet A B\ndoes: known B\n- Behind the oak stood {B.intro}.\n- {A} met {B.intro}.", "test")[0]
+    assert [phrasing.leads for phrasing in kind.phrasings] == [False, True]
+    assert kind.brings  # so the next sentence names A again: whose "he" would it be?
+    assert not read_kinds("== sit A\ndoes: known A\n- {A.intro} sat.", "test")[0].brings

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from llmbook import training
+from llmbook import head_loss, training
 from llmbook.devices import whole_tensor
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.instructions import instruction_loader, response_loss
@@ -466,6 +466,19 @@ def all_of_a_team(out: str) -> None:
                     team_checkpoints(folder / f"for-{way}"), team=teams[way])
         report[f"{way}-signal"] = _a_signal_to_one(folder / f"signal-{way}", teams[way])
     write_json(folder / f"rank-{rank}.json", report)
+
+
+def a_compiled_team(out: str) -> None:
+    """Two processes whose loss is compiled (all but the machine code) and goes through the tokens in chunks."""
+    report, rank, compile_wholly = {}, int(os.environ["RANK"]), torch.compile
+    head_loss.LEAST, head_loss.CHUNK = 0, {"cpu": 11 * 16}
+    torch.compile = partial(compile_wholly, backend="aot_eager")
+    for way in ("ddp", "fsdp"):
+        model, team = team_model(seed=rank), Team("cpu", way)
+        config = team_config(6, compile=True, accumulation_steps=2)
+        report[way] = records(train(model, team_loader(), next_token_loss, config, team_validation(), team=team))
+        save_model(model, Path(out) / way)
+    write_json(Path(out) / f"rank-{rank}.json", report)
 
 
 def _in_pieces(folder: Path, team: Team) -> dict:

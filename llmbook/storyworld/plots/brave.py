@@ -4,6 +4,7 @@ from .. import scenes
 from ..words import Agent, Place, Thing
 from ..world import World
 from .registry import plot
+from .strangers import stranger
 
 
 @scenes.subplot("brave_fetch")
@@ -33,3 +34,29 @@ def brave_in_the_dark(w: World) -> None:
     t = w.thing("carry", avoid=("food", "precious"))
     brave_fetch(w, a, b, t, w.place("dark"))
     w.end("end_dark", a, b, t)
+
+
+@plot("scary_neighbour")
+def scary_neighbour(w: World) -> None:
+    """A thing flies into the garden of a neighbour whom everybody fears; its owner rings the bell."""
+    a, b = scenes.hero(w), stranger(w)
+    scenes.opening(w, a, w.place("start", "open"))
+    t = w.thing("carry", "toy", avoid=("soft", "music", "wear", "break"))
+    if w.chance(0.3):
+        w.tell("gift_from", a, t, w.helper())
+    else:
+        w.tell("own", a, t)
+    scenes.aside(w, a)
+    w.tell("scary_rumour", a, b)
+    w.paragraph()
+    w.tell("fly_over", a, b, t)
+    scenes.feel(w, a, glad=False, share=0.4)
+    w.tell("door_fear", a, b, t)
+    w.paragraph()
+    w.tell("door_opens", a, b, w.place("house", "cook"))
+    if w.room(450):
+        scenes.aside_two(w, b, a)
+    w.tell("basket_of_lost", a, b, t, w.between(4, 30))
+    w.paragraph()
+    scenes.feel(w, a, glad=True, share=0.4)
+    w.end("end_neighbour", a, b, t)

@@ -13,13 +13,13 @@ def contest(w: World) -> None:
     scenes.opening(w, a)
     p = w.place("open")
     w.tell("contest_news", a, p)
-    t = w.thing("make", avoid=("food", "heavy"))
+    t = w.thing("make", "carry", avoid=("food",))
     w.tell("enter_with", a, t)
     w.paragraph()
     w.tell("go", a, p)
     scenes.aside(w, a, share=0.4)
     b = w.somebody()
-    u = w.thing("make", avoid=("food", "heavy"))
+    u = w.thing("make", "carry", avoid=("food",))
     w.tell("rival", a, b, u)
     helped = w.chance(0.6)
     if helped:
@@ -99,3 +99,28 @@ def boasting(w: World) -> None:
     w.tell("succeed", a, b, t)
     w.tell("perform", a, b, t)
     w.end("end_boast", a, b, t)
+
+
+@plot("stage_fright")
+def stage_fright(w: World) -> None:
+    """Somebody plays in front of everybody, gets stuck, and is helped by a friend who hums."""
+    a, b = scenes.hero(w), w.somebody()
+    scenes.opening_two(w, a, b)
+    t = w.thing("learn", "music", avoid=("toy",))
+    w.tell("must_play", a, b, t, w.between(2, 9))
+    scenes.aside_two(w, a, b)
+    w.paragraph()
+    if w.chance(0.5):
+        w.tell("go", a, w.place())
+        scenes.aside(w, a, share=0.4)
+        w.tell("stage_nerves", a, t)
+        w.tell("come_to", b, a, w.get("place", a))
+    else:
+        w.tell("stage_nerves", a, t)
+    w.tell("give_trick", b, a, t)
+    w.paragraph()
+    w.tell("play_stuck", a, b, t)
+    w.tell("hum_along", b, a, t)
+    w.paragraph()
+    scenes.feel(w, a, glad=True)
+    w.end("end_stage", a, b, t)

@@ -76,9 +76,10 @@ def borrow_break_mend(w: World) -> None:
 @plot("promise")
 def promise(w: World) -> None:
     """Somebody who must stay in bed is promised a thing, and it comes: in time, or late."""
-    a, b = scenes.hero(w), w.somebody()
-    p = scenes.opening_two(w, a, b, w.place("house"))
-    w.tell("ill", b, p)
+    a = scenes.hero(w)
+    scenes.opening(w, a)
+    b, p = w.somebody(), w.place("house")
+    w.tell("sick_bed", a, b, p)
     t = w.thing("carry", "gift", avoid=("food",))
     w.tell("promise_bring", a, b, t)
     w.paragraph()

@@ -1,9 +1,10 @@
 """Plots about being wrong: a friend taken for a thief, a lie, a joke that goes too far, words said in anger."""
 
 from .. import scenes
-from ..words import Agent, Thing
+from ..words import Agent
 from ..world import World
 from .registry import plot
+from .strangers import stranger
 
 
 @scenes.subplot("make_up")
@@ -121,7 +122,7 @@ def quarrel_return(w: World) -> None:
         scenes.feel(w, b, glad=False)
         w.tell("cross_paths", a, b, w.get("place", a), p)
         w.paragraph()
-        w.tell("meet_halfway", a, b, w.place())
+        w.tell("meet_halfway", a, b, w.place("open"))
     w.tell("both_sorry", a, b)
     w.tell("made_up", a, b)
     if lent:
@@ -212,7 +213,7 @@ def broken_window(w: World) -> None:
     scenes.aside(w, a)
     w.tell("think_window", a, t)
     w.paragraph()
-    b = w.helper()
+    b = stranger(w)
     q = w.place("farm", avoid=("indoors",)) if w.chance(0.5) else w.place("town", "open")
     w.tell("go_confess", a, b, t, q)
     w.tell("window_price", b, a, w.between(2, 9))

@@ -68,11 +68,11 @@ def favour_returned(w: World) -> None:
 def up_high(w: World) -> None:
     """Something hangs too high for one and for two, but not for three."""
     a = scenes.hero(w)
-    scenes.opening(w, a)
+    p = scenes.opening(w, a, w.place("open", avoid=("water",)))
     t = w.thing("light", "carry")
     w.tell("own", a, t)
     scenes.aside(w, a)
-    w.tell("stuck_high", a, t, w.place("open", avoid=("water",)))
+    w.tell("stuck_high", a, t, p)
     w.paragraph()
     for _ in range(w.between(1, 2)):
         w.tell("try_high", a, t)

@@ -3,13 +3,14 @@
 from .. import scenes
 from ..world import World
 from .registry import plot
+from .strangers import stranger
 
 
 @plot("wrong_parcel")
 def wrong_parcel(w: World) -> None:
     """A parcel is opened, and then its label read: the thing in it is somebody else's."""
     a = scenes.hero(w)
-    p = scenes.opening(w, a, w.place("house"))
+    scenes.opening(w, a, w.place("house"))
     c = w.helper()
     w.tell("parcel_comes", a, c)
     t = w.thing("carry", "gift", avoid=("food", "paper", "light", "small"))
@@ -17,7 +18,7 @@ def wrong_parcel(w: World) -> None:
     w.tell("open_parcel", a, t)
     if w.chance(0.7):
         w.tell("enjoy_parcel", a, t)
-    b = w.somebody() if w.chance(0.6) else w.helper()
+    b = w.somebody() if w.chance(0.6) else stranger(w)
     w.tell("see_label", a, b, t)
     if w.chance(0.6):
         w.tell("tempted", a, b, t)
@@ -37,7 +38,7 @@ def same_bags(w: World) -> None:
     """Two bags look the same, and each owner goes off with the other one's."""
     a = scenes.hero(w)
     scenes.opening(w, a, w.place("travel"))
-    t = w.thing("carry", avoid=("food", "box"))
+    t = w.thing("carry", avoid=("food", "box", "light", "paddle"))
     if w.chance(0.4):
         w.tell("gift_from", a, t, w.helper())
     else:

@@ -47,7 +47,6 @@ def race(w: World) -> None:
     if how < 0.35:
         w.tell("take_lead", a, b)
         w.tell("help_up", a, b)
-        scenes.aside_two(w, a, b)
         w.paragraph()
         w.tell("draw_race", a, b)
         scenes.feel(w, b, glad=True)

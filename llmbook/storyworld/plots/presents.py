@@ -1,6 +1,7 @@
 """Plots about presents and birthdays."""
 
 from .. import scenes
+from ..subplots import chore
 from ..words import Agent, Place, Thing
 from ..world import World
 from .registry import plot
@@ -16,9 +17,9 @@ def secret_get(w: World, a: Agent, b: Agent, t: Thing, q: Place) -> None:
 
 @plot("secret_present")
 def secret_present(w: World) -> None:
-    """Somebody prepares a present in secret; the friend feels left out, nearly finds it, or finds it and says nothing."""
+    """Somebody prepares a present in secret; the friend feels left out, nearly finds it, or finds it and is silent."""
     a, b = scenes.hero(w), w.somebody()
-    p, q = scenes.opening_two(w, a, b), w.place("indoors")
+    p, q = scenes.opening_two(w, a, b), w.place("indoors", avoid=("house",))
     t = w.thing("gift", avoid=("food", "light"))
     w.tell("birthday_in", b, w.between(3, 9))
     w.tell("long_for", b, t)
@@ -66,6 +67,8 @@ def surprise_party(w: World) -> None:
     c = w.somebody() if w.chance(0.5) else w.helper()
     w.tell("go", a, w.place("indoors", avoid=("house",)))
     w.tell("meet", a, c)
+    if w.room(550) and w.chance(0.4):
+        chore(w, a, c)
     w.tell("candles_from", c, a, m)
     w.tell("swear_secret", c, a, b)
     if w.chance(0.6):
@@ -75,3 +78,29 @@ def surprise_party(w: World) -> None:
     w.tell("party_starts", a, b, c, n, q)
     scenes.feel(w, b, glad=True)
     w.end("end_surprise", a, b, c, n)
+
+
+@plot("two_boxes")
+def two_boxes(w: World) -> None:
+    """Two friends each give up the dearest thing to buy a box for the other's; a third may bring both back."""
+    a, b = scenes.hero(w), w.somebody()
+    scenes.opening_two(w, a, b, w.place("house"))
+    t, u = [w.thing("carry", "gift", avoid=("food", "box", "light", "soft")) for _ in range(2)]
+    w.tell("dear_to_both", a, b, t, u)
+    w.tell("gift_day", a, b)
+    q = w.place("trade")
+    w.paragraph()
+    w.tell("go", a, q)
+    w.tell("swap_for_box", a, b, u, t, q)
+    w.paragraph()
+    r = w.place("trade")
+    w.tell("go", b, r)
+    w.tell("swap_for_box", b, a, t, u, r)
+    w.paragraph()
+    w.tell("exchange_boxes", a, b, t, u)
+    if w.chance(0.5):
+        c = w.helper()
+        w.tell("bring_back", c, a, b, t, u)
+        w.end("end_boxes_back", a, b, c, t, u)
+    else:
+        w.end("end_boxes", a, b, t, u)

@@ -19,7 +19,8 @@ def w_message(w: World) -> None:
     w.tell("w_send_word", a, b, c, t, w.place("town"))
     scenes.aside(w, b, share=0.6)
     w.paragraph()
-    u = w.thing("carry", avoid=("tool", "break", "light", "small", "soft", "food", "paper", "precious", "plant", "repair", "wear"))
+    u = w.thing("carry", avoid=("tool", "break", "light", "small", "soft", "food", "paper", "precious", "plant",
+                                "repair", "wear"))
     w.tell("w_word_slips", b, a, c, t, u)
     w.tell("w_gives_wrong", c, b, a, t, u)
     w.tell("w_not_that", a, b, c)

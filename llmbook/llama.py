@@ -243,7 +243,8 @@ class LlamaBlock(nn.Module):
     def attend(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0,
                rotation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The first half: x with what each token gathers from those before it, same shape."""
-        rotation = self.rotation(x, cache) if rotation is None else rotation
+        if rotation is None:
+            rotation = self.rotation(x, cache)
         turn = rotation if self.has_positions else None
         return x + self.attention(self.attention_norm(x), cache, layer, turn)
 

@@ -16,7 +16,7 @@ from tests.gpu.report import OURS, THEIRS, Row
 
 
 def ours(bench: Bench, model, prompts, new: int, compiled: bool = False) -> Callable[[], float]:
-    """What measures tokens a second, warmed up."""
+    """What measures tokens per second, warmed up."""
     if compiled:
         model = compile_decoding(model)
     rows = len(prompts)

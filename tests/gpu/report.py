@@ -123,7 +123,7 @@ def sentences(rows: Iterable[Row]) -> list[str]:
         if beside:
             fastest = max(speeds, key=lambda row: row.values[OURS])
             found.append(f"{title}: llmbook is {' and '.join(beside)}. Its highest figure is "
-                         f"{figure(fastest.values[OURS])} tokens a second ({fastest.work}).")
+                         f"{figure(fastest.values[OURS])} tokens per second ({fastest.work}).")
     limited = [row for row in rows if row.limit is not None and OURS in row.values]
     if limited:
         kept = sum(not row.failures for row in limited)

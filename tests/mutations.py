@@ -77,8 +77,7 @@ MUTATIONS = {
     "gate and content swapped": (
         "llama", "gate, content = self.expand", "content, gate = self.expand", ["llama"]),
     "layers without positions get them": (
-        "llama", "(rotation or self.rotation(x, cache)) if self.has_positions else None",
-        "rotation or self.rotation(x, cache)", ["llama", "formats/layouts"]),
+        "llama", "turn = rotation if self.has_positions else None", "turn = rotation", ["llama", "formats/layouts"]),
     "a shared product: every thread takes the first rows": (
         "devices", "return result if bias is None else result + bias",
         "result = result.flatten()[: len(weight) // parts].repeat(parts).view(result.shape)\n"
@@ -133,7 +132,7 @@ MUTATIONS = {
         "model_files", "if found != (named := WEIGHTS_NAME.fullmatch(path.name).group(1)):",
         "if (named := '') is None:", ["training"]),
     "weights stay mapped from the file": (
-        "model_files", "file.get_tensor(name).clone()", "file.get_tensor(name)", ["training"]),
+        "model_files", "_copied(file.get_tensor(name), dtype)", "file.get_tensor(name)", ["training"]),
     "a setting that an older file lacks is an error": (
         "model_files", "if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING}",
         "}", ["training"]),
@@ -369,6 +368,21 @@ MUTATIONS = {
         ["book/exercises"]),
     "threads spin as they like": (
         "threads", "os.environ.setdefault(name, value)", "pass", ["repository/import"]),
+    # what makes training fast
+    "a target that does not count has a loss": (
+        "head_loss", ".where(known, 0.0).sum()", ".sum()", ["head_loss"]),
+    "a target that does not count has a gradient": (
+        "head_loss", "counts = (target != -100)[:, None]", "counts = (target == target)[:, None]", ["head_loss"]),
+    "the gradient of the token that came": (
+        "head_loss", "right.expm1()", "right.exp()", ["head_loss"]),
+    "the last piece's gradient alone": (
+        "head_loss", "grad_weight.addmm_(slope.T, x * counts)", "grad_weight.copy_(slope.T @ (x * counts))",
+        ["head_loss"]),
+    "batches ahead count as taken": (
+        "prefetching", "self.loader.hold()", "pass", ["prefetching", "scale/checkpoints"]),
+    "a number that is not finite updates the weights": (
+        "devices", "1 - numbers.there.isfinite().all().float()", "0 * numbers.there.isfinite().all().float()",
+        ["devices", "training"]),
     # the small world
     "two in different places may talk": (
         "storyworld.rules", "        if len(places) > 1:", "        if len(places) > 9:",

@@ -90,6 +90,9 @@ def test_a_section_that_breaks_is_reported_and_loses_no_other_row(tmp_path, caps
     assert problems["hangs"].startswith("skipped: stopped after ")
     assert rows["e"]["problems"] == {THEIRS: "failed: ZeroDivisionError: division by zero"}
     assert "section good" not in rows and "section last" not in rows
+    again = tmp_path / "again.md"
+    assert main(["--read", str(out.with_suffix(".json")), "--out", str(again)]) == 0
+    assert again.read_text() == out.read_text()
     told = capsys.readouterr().out
     assert "3 failed" in told and "raises, section raises: llmbook: failed: ValueError: this one is broken" in told
     text = out.read_text()

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.gpu.report import CONTENDERS, Row, as_text, write
+from tests.gpu.report import CONTENDERS, Row, as_text, read, write
 from tests.gpu.supervisor import Section, run_all
 
 
@@ -73,7 +73,13 @@ def main(arguments: list[str] | None = None, sections: list[Section] = SECTIONS)
     parser.add_argument("--tiny", action="store_true", help="tiny models, in seconds: does the script itself work?")
     parser.add_argument("--out", type=Path, help="write the page there, and JSON beside it")
     parser.add_argument("--minutes", type=float, default=8, help="for all of it together")
+    parser.add_argument("--read", type=Path, metavar="JSON", help="measure nothing: write the page of an earlier run")
     options = parser.parse_args(arguments)
+    if options.read:
+        if not options.out:
+            parser.error("--read needs --out: where to write the page")
+        write(options.out, *read(options.read))
+        return 0
     if unknown := set(options.sections) - set(names):
         parser.error(f"no section {', '.join(sorted(unknown))}: choose among {', '.join(names)}")
     start = time.monotonic()

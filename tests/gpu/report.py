@@ -123,7 +123,7 @@ def sentences(rows: Iterable[Row]) -> list[str]:
         if beside:
             fastest = max(speeds, key=lambda row: row.values[OURS])
             found.append(f"{title}: llmbook is {' and '.join(beside)}. Its highest figure is "
-                         f"{figure(fastest.values[OURS])} tokens a second ({fastest.work}).")
+                         f"{figure(fastest.values[OURS])} tokens per second ({fastest.work}).")
     limited = [row for row in rows if row.limit is not None and OURS in row.values]
     if limited:
         kept = sum(not row.failures for row in limited)
@@ -154,8 +154,9 @@ def page(rows: list[Row], about: Mapping[str, Any]) -> str:
     absent = [f"{row.work}{f' ({name})' if row.values else ''}" for row in rows for name, why in row.problems.items()
               if not why.startswith(FAILED)]
     if absent:
-        lines += [f"Not measured here, for want of time, of a package or of a GPU: {'; '.join(absent)}.", ""]
-    broken = [f"{row.work}: {why}" for row in rows for why in row.failures]
+        lines += [f"Not measured here, for want of time, of a package or of a GPU: {'; '.join(dict.fromkeys(absent))}.",
+                  ""]
+    broken = [f"{row.work}: {why if len(why) <= 120 else why[:117] + '...'}" for row in rows for why in row.failures]
     if broken:
         lines += ["## What failed", "", *(f"- {line}" for line in broken), ""]
     lines += ["## How it was measured", "", *METHOD]
@@ -166,16 +167,22 @@ METHOD = """\
 GPT-2 124M has its published sizes and random weights, no dropout. Ours is trained by `llmbook.training.train`; the
 plain loop (`tests/benchmarks/plain_gpt.py`) and the one around transformers' `GPT2LMHeadModel` have the same optimizer
 (AdamW in one kernel), clipped gradients, bfloat16 by autocast with float32 weights, fused attention, and batches in
-pinned memory that they do not wait for. Under autocast their cross-entropy reads logits in bfloat16 and computes in
-float32. Compiling and the first steps are left out; a figure is the median of several
-blocks of steps. The share of the card's FLOP/s counts 6 operations for each weight in a matrix and each token, and
-attention in full (Chowdhery et al., "PaLM" (2022), appendix B).
+pinned memory that they do not wait for. Under autocast the plain loop's cross-entropy reads logits in bfloat16 and
+computes in float32. Compiling and the first steps are left out; a figure is the median of several blocks of steps. The
+share of the card's FLOP/s counts 6 operations for each weight in a matrix and each token, and attention in full
+(Chowdhery et al., "PaLM" (2022), appendix B).
 
 Decoding is greedy, with weights in bfloat16, from a short prompt; the time of the whole call counts, after one that
 warms up, and llmbook and transformers take turns. The share of the bandwidth is the weights' bytes, read once for each
 token of a row, over what a copy moves. "Compiled" is `llmbook.compiled.compile_decoding` beside transformers' static
 cache. Waits are the operations for which PyTorch's synchronisation debugging says that the host stood still.
 """.splitlines()
+
+
+def read(path: Path) -> tuple[list[Row], dict[str, Any]]:
+    """The rows and what is known about the run, from the JSON that `write` left."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [Row(**row) for row in found["rows"]], found["about"]
 
 
 def write(out: Path, rows: list[Row], about: Mapping[str, Any]) -> None:

@@ -27,11 +27,18 @@ _AFTER_SPEECH = re.compile(rf"\b(?:{_any(_SAID)}) $")
 _AFTER_PREPOSITION = re.compile(rf"\b(?:{_any(_OBJECT)}) $", re.IGNORECASE)
 _AFTER_EITHER = re.compile(rf"\b(?:{_any(_PERHAPS)}) $", re.IGNORECASE)  # "after her", but "after she had gone"
 _VERB = re.compile(rf" (?:(?:{_any(_ADVERB)}) )?(?:{_any(_PAST)}|[a-z]+ed)\b")
+_SPEAKS = re.compile(rf" (?:{_any(_SAID)}|called|told|said|wanted to know|thought)\b")
+_ASKED = re.compile(r'[!?]" $')
 _BEGINNING = re.compile(r'(?:[.!?] |(?:^|\s)"|\." )$')
 
 
-def begins_sentence(before: str) -> bool:
-    """Whether a new sentence begins after this text, which is not the beginning of the phrasing."""
+def begins_sentence(before: str, after: str = "") -> bool:
+    """Whether a new sentence begins between these texts, of which the first is not empty.
+
+    After a question in quotation marks one does, unless it is somebody who asks it: '"Why?" the baker asked'.
+    """
+    if _ASKED.search(before):
+        return not _SPEAKS.match(after)
     return bool(before) and bool(_BEGINNING.search(before))
 
 
@@ -45,7 +52,7 @@ def subject_form(before: str, after: str) -> str:
         return "s"
     if _AFTER_EITHER.search(before):
         return "o"
-    return "s" if not before or begins_sentence(before) else "n"
+    return "s" if not before or begins_sentence(before, after) else "n"
 
 
 def genitive_form(after: str) -> str:

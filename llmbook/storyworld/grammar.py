@@ -61,8 +61,9 @@ class Variant:
 
     def _format(self, capital: bool) -> str:
         out, text = [], ""
-        for piece in self.pieces:
-            raised = (capital and not text.strip('"')) or begins_sentence(text)
+        for piece, following in zip(self.pieces, [*self.pieces[1:], ""]):
+            after = following if isinstance(following, str) else " x"
+            raised = (capital and not text.strip('"')) or begins_sentence(text, after)
             if isinstance(piece, str):
                 shown = _raise(piece) if raised else piece
             elif isinstance(piece, tuple):

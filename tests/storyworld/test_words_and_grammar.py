@@ -79,6 +79,8 @@ def test_pronouns_become_objects_and_names_where_grammar_wants_it():
                            ("In {A's} was a hat.", "In Mira's was a hat."), ("The fog hid {A}.", "The fog hid Mira."),
                            ("So {A} never knew.", "So she never knew."),
                            ("It hit {A}, who ran.", "It hit Mira, who ran."),
+                           ('"Why?" {A} had thought of that.', '"Why?" She had thought of that.'),
+                           ('"Why?" {A} asked.', '"Why?" she asked.'),
                            ("Behind {A} lay a hat.", "Behind her lay a hat."),
                            ("After {A} had eaten, it rained.", "After she had eaten, it rained."),
                            ("Somebody made {A} laugh.", "Somebody made her laugh.")]:

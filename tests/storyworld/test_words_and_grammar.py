@@ -232,3 +232,11 @@ def test_a_pronoun_may_stand_for_who_was_named_first_and_only_once_all_are_known
     assert [phrasing.leads for phrasing in kind.phrasings] == [False, True]
     assert kind.brings  # so the next sentence names A again: whose "he" would it be?
     assert not read_kinds("== sit A\ndoes: known A\n- {A.intro} sat.", "test")[0].brings
+
+
+@pytest.mark.parametrize("text, distinct", [
+    ("{A} met {B}, and {B.he} laughed.", True), ("{A} told {B} about {A.his} hat.", False),
+    ("{B} gave {A} {A.his} hat.", True), ("{A} met {B}.", False)])
+def test_pronouns_that_need_two_different_ones(text, distinct):
+    kind = read_kinds(f"== meet A B\n- {text}", "test")[0]
+    assert kind.phrasings[0].distinct is distinct

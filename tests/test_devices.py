@@ -49,6 +49,7 @@ def test_unknown_precision_is_named():
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_shared_product_is_the_product(shape, outputs, bias, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # the suite may run with one thread, which shares nothing
+    monkeypatch.setattr(devices, "one_row_has_one_thread", lambda: True)
     torch.manual_seed(0)
     layer, x = devices.Linear(64, outputs, bias=bias), torch.randn(shape)
     expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
@@ -60,6 +61,7 @@ def test_a_shared_product_is_the_product(shape, outputs, bias, monkeypatch):
 def test_one_row_in_float32_is_shared_out_and_nothing_else(monkeypatch):
     shared = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(devices, "one_row_has_one_thread", lambda: True)
     monkeypatch.setattr(torch, "bmm", lambda x, pieces: shared.append(tuple(pieces.shape)) or torch.matmul(x, pieces))
     layer = devices.Linear(8, 12)
     with torch.no_grad():
@@ -68,7 +70,25 @@ def test_one_row_in_float32_is_shared_out_and_nothing_else(monkeypatch):
         layer(torch.ones(2, 8))
         layer.bfloat16()(torch.ones(1, 8, dtype=torch.bfloat16))
     layer.float()(torch.ones(1, 8)).sum().backward()
+    monkeypatch.setattr(devices, "one_row_has_one_thread", lambda: False)
+    with torch.no_grad():
+        layer(torch.ones(1, 1, 8))
     assert len(shared) == 1
+
+
+@pytest.mark.parametrize(("told", "expected"), [
+    ("vendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC", True), ("vendor_id\t: GenuineIntel", False),
+    ("CPU implementer\t: 0x41", False), (None, True)])
+def test_whose_processor_it_is(told, expected, monkeypatch):
+    def read_text(path, **_):
+        if told is None:
+            raise FileNotFoundError(path)
+        return told
+
+    monkeypatch.setattr(devices.Path, "read_text", read_text)
+    monkeypatch.setattr(devices.platform, "processor", lambda: "AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert devices.one_row_has_one_thread.__wrapped__() is expected
 
 
 @pytest.fixture

@@ -188,6 +188,8 @@ class Kind:
         self._defaults()
         self.deeds = [rules.parse_deed(text) for text in self.does_text]
         self.needs = [rules.parse_need(text) for text in self.needs_text]
+        self._finding = [need for text, need in zip(self.needs_text, self.needs)
+                         if any(rules.finds(text, rules.roles_in(text) - {role}) for role in rules.roles_in(text))]
         self._phrasings: list[Phrasing] | None = None
 
     def _defaults(self) -> None:
@@ -235,6 +237,14 @@ class Kind:
                          and (place := ("place", keys.get(other))) in state), None)
             if here is not None and role in keys:
                 state["place", keys[role]] = here
+
+    def fill(self, state: rules.State, keys: rules.Keys) -> None:
+        """Fill in the roles that the state determines, without a look at the other needs."""
+        known = 0
+        while known < len(keys) < len(self.roles):
+            known = len(keys)
+            for need in self._finding:
+                need(state, keys)
 
     def missing(self, state: rules.State, keys: rules.Keys) -> list[str]:
         """What the state lacks for this event; fills roles that the state determines."""

@@ -260,8 +260,8 @@ class World:
         self._say(kind, roles, link)
 
     def _complete(self, kind: Kind, roles: dict, keys: dict) -> None:
-        problems = kind.missing(self.state, keys)
-        if self.strict and problems:
+        problems = kind.missing(self.state, keys) if self.strict else kind.fill(self.state, keys)
+        if problems:
             raise ValueError(f"{kind.name} {keys} cannot happen now: {'; '.join(problems)}. Told so far: "
                              f"{' '.join(text for text, _ in self.told)}")
         for role in kind.roles:

@@ -143,3 +143,17 @@ def test_reading_splits_quotes_and_names():
         '"', "Mira's", "kite", ",", '"', "said", "the", "three-legged", "cat", "."]
     units = read(told(BEGIN, LOSE))
     assert [unit.readings[0].kind for unit in units] == ["open_plain", "own", "lose"]
+
+
+def known(sentence: str) -> bool:
+    return all(unit.readings for unit in read(sentence))
+
+
+def test_a_sentence_that_begins_with_a_slot_needs_its_capital():
+    assert known("The cobbler had a red kite.")
+    assert not known("the cobbler had a red kite.")
+
+
+def test_one_role_has_one_name_in_a_sentence():
+    assert known("Mira wrote it down, to be sure: two plums for Mira, three for Omar.")
+    assert not known("Mira wrote it down, to be sure: two plums for Zara, three for Omar.")

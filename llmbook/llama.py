@@ -67,7 +67,7 @@ def rotary_frequencies(d_head: int, base: float = 10000.0,
         return (1 - share) * frequencies / scaling["factor"] + share * frequencies
     if kind == "factors":
         if len(factors := scaling.get("factors", ())) != len(frequencies):
-            raise ValueError(f"rotary scaling has {len(factors)} factors for {len(frequencies)} pairs")
+            raise ValueError(f"rotary scaling: {len(factors)} factors for {len(frequencies)} pairs")
         return frequencies / torch.tensor(factors, device=device)
     return frequencies
 
@@ -243,9 +243,8 @@ class LlamaBlock(nn.Module):
     def attend(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0,
                rotation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The first half: x with what each token gathers from those before it, same shape."""
-        if rotation is None:
-            rotation = self.rotation(x, cache)
-        turn = rotation if self.has_positions else None
+        turn = self.rotation(x, cache) if rotation is None else rotation
+        turn = turn if self.has_positions else None
         return x + self.attention(self.attention_norm(x), cache, layer, turn)
 
     def rotation(self, x: Tensor, cache: KeyValueCache | None) -> Callable[[Tensor], Tensor]:

@@ -44,11 +44,11 @@ def public_names() -> dict[str, str]:
     """Name -> module for what a chapter must import, not define a second time.
 
     That is everything public that the chapters export, and what the hand-written modules offer. Not the command's: no
-    chapter imports it.
+    chapter imports it. Nor what is inside the story world: it offers the names of its `__init__`.
     """
     names = {}
     for module, tree in modules().items():
-        if not module.startswith("cli."):
+        if not module.startswith(("cli.", "storyworld.")):
             offered = declared(tree) or (defined_names(tree) if is_generated(module) else defined_anywhere(tree))
             names.update({name: module for name in offered if not name.startswith("_") and name != "main"})
     return names

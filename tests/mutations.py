@@ -77,7 +77,7 @@ MUTATIONS = {
     "gate and content swapped": (
         "llama", "gate, content = self.expand", "content, gate = self.expand", ["llama"]),
     "layers without positions get them": (
-        "llama", "turn = rotation if self.has_positions else None", "turn = rotation", ["llama", "formats/layouts"]),
+        "llama", "turn = turn if self.has_positions else None", "pass", ["llama", "formats/layouts"]),
     "a shared product: every thread takes the first rows": (
         "devices", "return result if bias is None else result + bias",
         "result = result.flatten()[: len(weight) // parts].repeat(parts).view(result.shape)\n"

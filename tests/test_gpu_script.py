@@ -174,7 +174,7 @@ def test_sentences_come_from_the_figures():
     assert rows[2].ratio(PLAIN) == 1.5  # of memory, less is better
     assert sentences(rows) == [
         "Training: llmbook is 1.10 to 1.20 times as fast as the plain loop in the style of nanoGPT (2 comparisons) "
-        "and 2.00 times as fast as transformers (1 comparison). Its highest figure is 1,200 tokens a second (two)."]
+        "and 2.00 times as fast as transformers (1 comparison). Its highest figure is 1,200 tokens per second (two)."]
 
 
 def test_waits_are_counted_by_place(monkeypatch):

@@ -166,7 +166,7 @@ def _new_tokens(texts: TextBatch, max_new_tokens: int, sampling: Sampling,
         best = logits.amax(dim=-1)
         unseen.append((filler.expand(batch).index_copy(0, going, new), best, read))
         states.append(torch.where(best.isfinite().all(), ended.sum(), -1))  # how many have ended
-        if count % LOOK_EVERY[device.type] and count < max_new_tokens and not texts.is_full():
+        if count % LOOK_EVERY.get(device.type, 8) and count < max_new_tokens and not texts.is_full():
             continue
         for (column, best, read), done in zip(unseen, torch.stack(states).tolist()):
             if done < 0:

@@ -122,12 +122,17 @@ def _products_as_installed(matmuls: Sequence[Any]) -> bool:
     return precision == "highest" and all(matmul.fp32_precision == "none" for matmul in matmuls)
 
 
+def page_locked(batch: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """A batch in memory that a CUDA GPU reads by itself; for other devices the batch as it is."""
+    if device.type != "cuda":
+        return batch
+    return [tensor.pin_memory() if tensor.device.type == "cpu" else tensor for tensor in batch]
+
+
 def send(batch: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """A batch on `device`. A CUDA GPU fetches it from page-locked memory when its work up to here is done, and the
     program goes on at once; from ordinary memory it would wait for the GPU."""
-    if device.type == "cuda":
-        batch = [tensor.pin_memory() if tensor.device.type == "cpu" else tensor for tensor in batch]
-    return [tensor.to(device, non_blocking=True) for tensor in batch]
+    return [tensor.to(device, non_blocking=True) for tensor in page_locked(batch, device)]
 
 
 class Numbers:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .devices import page_locked
+
 __all__ = ["BatchesAhead"]
 
 DEVICES = ("cuda",)  # where a program goes on while the device computes; elsewhere there is no time to be won
@@ -51,7 +53,4 @@ class BatchesAhead:
             self.waiting = error
 
     def _fetch(self) -> list[Sequence[Tensor]]:
-        found = [next(self.batches) for _ in range(self.parts)]
-        if self.device.type != "cuda":
-            return found
-        return [[tensor.pin_memory() if tensor.device.type == "cpu" else tensor for tensor in batch] for batch in found]
+        return [page_locked(next(self.batches), self.device) for _ in range(self.parts)]

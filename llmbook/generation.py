@@ -157,7 +157,7 @@ def _new_tokens(texts: TextBatch, max_new_tokens: int, sampling: Sampling,
     filler = stops[0] if len(stops) else torch.zeros((), dtype=torch.long, device=device)
     going = torch.arange(batch, device=device)  # the rows that are computed
     ended = torch.zeros(batch, dtype=torch.bool, device=device)  # which of them have ended
-    unseen, states = [], []
+    unseen, states, every = [], [], LOOK_EVERY.get(device.type, 8)
     for count in range(1, max_new_tokens + 1):
         logits, read = texts.next_logits(), texts.length
         new = torch.where(ended, filler, sampling.choose(logits, generator))  # (going,)
@@ -166,7 +166,7 @@ def _new_tokens(texts: TextBatch, max_new_tokens: int, sampling: Sampling,
         best = logits.amax(dim=-1)
         unseen.append((filler.expand(batch).index_copy(0, going, new), best, read))
         states.append(torch.where(best.isfinite().all(), ended.sum(), -1))  # how many have ended
-        if count % LOOK_EVERY.get(device.type, 8) and count < max_new_tokens and not texts.is_full():
+        if count % every and count < max_new_tokens and not texts.is_full():
             continue
         for (column, best, read), done in zip(unseen, torch.stack(states).tolist()):
             if done < 0:

@@ -158,7 +158,7 @@ MUTATIONS = {
         "generation", "torch.cat([self.padding[:, None], self", "torch.cat([0 * self.padding[:, None], self",
         ["generation"]),
     "each token is waited for": (
-        "generation", "count % LOOK_EVERY[device.type]", "count % 1", ["generation"]),
+        "generation", "count % every", "count % 1", ["generation"]),
     "a compiled pass sees places that are not filled": (
         "compiled", "(self.places < position)", "(self.places <= position)", ["compiled"]),
     "a compiled pass sees padding": (

@@ -62,9 +62,7 @@ def race(w: World) -> None:
         scenes.aside_two(w, b, a, share=1)
         w.end("end_won", b, a)
     else:
-        w.tell("take_lead", b, a)
         w.tell("take_lead", a, b)
-        scenes.aside(w, a)
         w.tell("keep_running", a, b)
         w.paragraph()
         w.tell("win_easily", a, b)
@@ -90,7 +88,6 @@ def hide_and_seek(w: World) -> None:
     w.paragraph()
     for _ in range(w.between(1, 2)):
         w.tell("seek_wrong", a, w.place(), b)
-        scenes.aside(w, a)
     w.tell("seek_found", a, b, link="end" if w.chance(0.3) else "")
     w.paragraph()
     scenes.feel(w, a, glad=True, share=0.4)

@@ -64,7 +64,6 @@ def race(w: World) -> None:
     else:
         w.tell("take_lead", b, a)
         w.tell("overtake", a, b)
-        scenes.aside(w, a)
         w.tell("keep_running", a, b)
         w.paragraph()
         w.tell("win_easily", a, b)
@@ -90,7 +89,6 @@ def hide_and_seek(w: World) -> None:
     w.paragraph()
     for _ in range(w.between(1, 2)):
         w.tell("seek_wrong", a, w.place("near"), b)
-        scenes.aside(w, a)
     w.tell("seek_found", a, b, link="end" if w.chance(0.3) else "")
     w.paragraph()
     scenes.feel(w, a, glad=True, share=0.4)

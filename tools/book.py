@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT_METADATA = {"tags"}
+KEPT_METADATA = {"tags", "jupyter"}  # jupyter: {"source_hidden": true} collapses a cell
 
 
 def run(notebook: NotebookNode, name: str, timeout: int = 1200) -> float:

@@ -24,6 +24,7 @@ from tools.export import exported
 pytestmark = pytest.mark.book
 
 MOST_CODE, MOST_WORDS = 500, 3500  # of a chapter
+COLLAPSED = {"source_hidden": True}  # setup, imports and asserts: a reader opens them to look
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|Users|work|tmp|private|var|opt|content)/[\w./-]+|[A-Z]:\\\\\w+")
 
 
@@ -101,7 +102,8 @@ def test_no_machine_paths_and_no_editor_metadata(path):
         text = cell.source + json.dumps(cell.get("outputs", []))
         found = MACHINE_PATH.search(text)
         assert not found, f"the path of one machine: {found.group()}"
-        assert set(cell.metadata) <= {"tags"}
+        assert set(cell.metadata) <= {"tags", "jupyter"}
+        assert cell.metadata.get("jupyter", COLLAPSED) == COLLAPSED
     assert set(read(path).metadata) == {"kernelspec", "language_info"}
 
 

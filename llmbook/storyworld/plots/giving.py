@@ -93,7 +93,7 @@ def promise(w: World) -> None:
         w.tell("get_thing", a, t)
         scenes.feel(w, a, glad=True)
         w.paragraph()
-        w.tell("go", a, p)
+        w.tell("come_to", a, b, p)
         w.tell("keep_promise", a, b, t)
         w.tell("feel_glad", b)
         w.end("end_promise_kept", b, a, t)

@@ -14,7 +14,7 @@ def debt(w: World) -> None:
     scenes.opening_two(w, a, b)
     w.tell("purse", b, s, w.between(6, 12))
     w.paragraph()
-    w.tell("go_together", a, b, w.place("shop"))
+    w.tell("go_together", a, b, w.place("trade"))
     t = w.thing("gift", "carry", avoid=("food", "paper"))
     price = w.between(5, 12)
     w.tell("see_price", a, t, s, price, price - w.between(2, 4))

@@ -81,10 +81,11 @@ class Sampling:
 
     def choose(self, logits: Tensor, generator: torch.Generator | None = None,
                seen: Tensor | None = None) -> Tensor:
-        """One token for each row of logits, (batch, vocab_size) -> (batch,); seen: the same shape."""
+        """One token for each row of logits, (batch, vocab_size) -> (batch,); seen: as logits."""
         logits = logits[:, : self.vocab_size]
         if self.repetition_penalty != 1:
-            logits = penalize_repetition(logits, self.repetition_penalty, seen[:, : self.vocab_size])
+            seen = seen[:, : self.vocab_size]
+            logits = penalize_repetition(logits, self.repetition_penalty, seen)
         if self.temperature == 0:
             return logits.argmax(dim=-1)
         kept = filter_logits(logits, self.temperature, self.top_k, self.top_p).softmax(dim=-1)

@@ -120,7 +120,8 @@ MUTATIONS = {
     "gradients are averaged over the team once too often": (
         "training_run", "(weighed * team.size).backward()", "weighed.backward()", ["team:scale/team"]),
     "gradients are not cleared": (
-        "training_run", "optimizer.step()\n    optimizer.zero_grad(set_to_none=True)", "optimizer.step()", ["training"]),
+        "training_run", "optimizer.step()\n    optimizer.zero_grad(set_to_none=True)", "optimizer.step()",
+        ["training"]),
     "loss that is no number is trained on": (
         "training_run", "if not math.isfinite(loss + norm):", "if False:", ["training"]),
     "a changed model is saved": (

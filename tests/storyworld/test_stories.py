@@ -208,5 +208,5 @@ def test_stories_survive_pickling_for_other_processes(many):
 
 
 def test_every_kind_is_told_by_some_plot(many):
-    told = {event.kind for story in [*many, *stories(12, 2500)] for event in story.facts}
+    told = {event.kind for story in [*many, *stories(12, 5000)] for event in story.facts}
     assert set(all_kinds()) - told == set()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-__all__ = ["DocumentDataset", "LengthBatches", "make_document_loader", "pad_rows"]
+__all__ = ["DocumentDataset", "DocumentBatches", "make_document_loader", "pad_rows"]
 
 NO_TARGET = -100  # what `next_token_loss` and torch's cross-entropy leave out
 POOL = 16  # batches whose rows are sorted by length together: enough that little is padded
@@ -120,7 +120,7 @@ def _rows_of(shard: np.ndarray, number: int, context_length: int, end: int) -> n
     return np.stack([np.full(len(begins), number), begins, ends], axis=1).astype(np.int64)
 
 
-class LengthBatches(Sampler[list[int]]):
+class DocumentBatches(Sampler[list[int]]):
     """The numbers of each batch's rows: rows of similar length together, so that little is padded.
 
     Rows are shuffled, sorted by length within pools of 16 batches, and the batches are shuffled again. So a batch's
@@ -201,5 +201,5 @@ def make_document_loader(documents: DocumentDataset | Sequence[Sequence[int]], c
         raise ValueError(f"{len(dataset)} documents do not fill a batch of batch_size {batch_size}: lower batch_size, "
                          "pass drop_last=False, or give more documents")
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    batches = LengthBatches(dataset.lengths, batch_size, shuffle, drop_last, generator)
+    batches = DocumentBatches(dataset.lengths, batch_size, shuffle, drop_last, generator)
     return DataLoader(dataset, batch_sampler=batches, collate_fn=_Pad(end), generator=generator)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from llmbook.documents import DocumentDataset, LengthBatches, make_document_loader, pad_rows
+from llmbook.documents import DocumentBatches, DocumentDataset, make_document_loader, pad_rows
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.scale.checkpoints import Checkpoints
 from llmbook.training import TrainingConfig, evaluate, next_token_loss, train
@@ -96,7 +96,7 @@ def test_padding_changes_no_loss():
 
 def test_a_pass_has_every_row_once_and_rows_of_a_batch_are_alike_in_length():
     lengths = DocumentDataset(many(400), 16, END).lengths
-    batches = LengthBatches(lengths, 8, generator=torch.Generator().manual_seed(0))
+    batches = DocumentBatches(lengths, 8, generator=torch.Generator().manual_seed(0))
     first, second = list(batches), list(batches)
     assert len(first) == len(batches) == 50
     assert sorted(sum(first, [])) == list(range(400))
@@ -109,12 +109,12 @@ def test_a_pass_has_every_row_once_and_rows_of_a_batch_are_alike_in_length():
 
 def test_rows_that_fill_no_batch_are_left_out_at_random_or_kept():
     lengths = torch.arange(1, 24)
-    batches = LengthBatches(lengths, 5, generator=torch.Generator().manual_seed(0))
+    batches = DocumentBatches(lengths, 5, generator=torch.Generator().manual_seed(0))
     missing = [set(range(23)) - set(sum(batches, [])) for _ in range(4)]
     assert len(batches) == 4 and all(len(rows) == 3 for rows in missing) and len(set(map(frozenset, missing))) > 1
-    kept = LengthBatches(lengths, 5, drop_last=False)
+    kept = DocumentBatches(lengths, 5, drop_last=False)
     assert len(kept) == 5 and sorted(sum(kept, [])) == list(range(23))
-    assert list(LengthBatches(lengths, 5, shuffle=False, drop_last=False)) == [
+    assert list(DocumentBatches(lengths, 5, shuffle=False, drop_last=False)) == [
         list(range(start, min(start + 5, 23))) for start in range(0, 23, 5)]
 
 

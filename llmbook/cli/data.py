@@ -234,6 +234,20 @@ class Data:
         share = self.validation if isinstance(self.validation, float) else 0
         return int(sum(tokens for tokens, _ in counts) * (1 - share)), about
 
+    def row_tokens(self, tokenizer: Any, context: int) -> int:
+        """Tokens of a row: `context` of a window; of documents, the mean of some of the first text's first ones."""
+        if not self.documents:
+            return context
+        if is_token_folder(self.sources[0]):
+            from ..scale.token_shards import TokenHeader
+
+            shards = TokenHeader.read(self.sources[0]).shards
+            documents = max(1, sum(shard.documents for shard in shards))
+            return min(context, sum(shard.tokens for shard in shards) // documents)
+        texts = self.reader.sample(self.sources[0])[0][:200]
+        sizes = [len(tokenizer.encode(text, disallowed_special=())) + 1 for text in texts]
+        return round(sum(sizes) / max(1, sum(-(-size // context) for size in sizes)))
+
     @staticmethod
     def _prepare(folder: Path, tokenizer: Any) -> None:
         from ..text import save_tokenizer

@@ -1,8 +1,8 @@
 """Scaled dot-product attention as PyTorch has it, quicker where a CPU trains in bfloat16.
 
-PyTorch's own kernel for CPUs goes through the scores in tiles, so that they never exist all at once. That saves memory for
-long texts, but its backward pass does not use a CPU's matrix units for bfloat16. For texts of a few hundred tokens the scores fit
-into memory easily, and three plain matrix products are up to three times as fast, forward and backward together.
+PyTorch's own kernel for CPUs goes through the scores in tiles, so that they never exist all at once. That saves memory
+for long texts. For texts of a few hundred tokens the scores fit into memory easily, and where the processor has matrix
+units for bfloat16, plain matrix products are two to three times as fast, forward and backward together.
 """
 
 from __future__ import annotations

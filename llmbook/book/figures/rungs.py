@@ -9,7 +9,8 @@ from ..ladder import RUNGS, ladder_table
 from .style import BLUE, ORANGE
 
 _NAMES = {"1-gram": "1-gram counts", "2-gram": "2-gram counts", "3-gram": "3-gram counts",
-          "network": "network, 3 bytes", "attention": "+ attention", "blocks": "+ blocks", "reader": "your model, 5a", "storyteller": "storyteller"}
+          "network": "network, 3 bytes", "attention": "+ attention", "blocks": "+ blocks", "reader": "your model, 5a",
+          "storyteller": "storyteller"}
 
 
 def loss_ladder(upto: str | None = None, yours: Mapping[str, float] | None = None,

@@ -16,11 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..documents import make_document_loader
 from ..generation import generate
 from ..storyworld import Problem, Report, Story, check, stories
 from ..storyworld.grammar import all_kinds
+from ..training import evaluate, next_token_loss
+from .corpora import HELD_OUT_SEED, held_out_stories
+from .ladder import bits_per_byte
 
-__all__ = ["SKILLS", "Judgement", "Share", "asked_endings", "judge", "opening", "skills", "tell"]
+__all__ = ["SKILLS", "Judgement", "Share", "asked_endings", "held_out_loss", "judge", "opening", "skills", "tell"]
 
 SKILLS = ("grammar", "names", "owners", "sums")
 BATCH = 50  # stories that are sampled together
@@ -94,6 +98,16 @@ def tell(model: nn.Module, tokenizer: Any, n: int, temperature: float = 0.8, see
     return told
 
 
+def held_out_loss(model: nn.Module, tokenizer: Any, n: int = 200) -> tuple[float, float]:
+    """Nats a token and bits a byte that a model needs for the first `n` held-out stories, their ends included."""
+    texts = held_out_stories(n)
+    documents = [tokenizer.encode_ordinary(text) for text in texts]
+    rows = make_document_loader(documents, model.config.context_length, 20, tokenizer.eot_token, shuffle=False,
+                                drop_last=False)
+    nats = evaluate(model, rows, next_token_loss, precision="float32")
+    return nats, bits_per_byte(nats * sum(len(ids) + 1 for ids in documents), sum(len(text.encode()) for text in texts))
+
+
 def judge(texts: Sequence[str]) -> Judgement:
     """Read stories back and count."""
     reports = [check(text) for text in texts]
@@ -116,7 +130,7 @@ def asked_endings(model: nn.Module, tokenizer: Any, n: int, temperature: float =
     and nothing is wrong with it; "any": it is of any kind that ends stories, and nothing is wrong with it. A first half
     may leave several endings open, so "asked" need not reach 100 %.
     """
-    originals = list(stories(1, n, split="test"))
+    originals = list(stories(HELD_OUT_SEED, n, split="test"))
     reports = list(map(check, tell(model, tokenizer, n, temperature, seed, list(map(opening, originals)))))
     fits = [_ends_well(report) for report in reports]
     asked = [fit and report.ending == story.ending for fit, report, story in zip(fits, reports, originals)]

@@ -231,8 +231,6 @@ def pretend_ill(w: World) -> None:
     w.tell("pretend_ill", a, b)
     w.paragraph()
     w.tell("nurse", b, a)
-    if w.room(400):
-        scenes.aside(w, a)
     w.tell("watch_work", a, b)
     w.paragraph()
     w.tell("jump_up", a, b)

@@ -79,6 +79,7 @@ def up_high(w: World) -> None:
     w.paragraph()
     b = w.somebody()
     w.tell("meet", a, b)
+    w.tell("two_short", a, b, t)
     c = w.helper() if w.chance(0.5) else w.somebody()
     w.tell("meet", b, c)
     w.tell("tower", a, b, c, t)

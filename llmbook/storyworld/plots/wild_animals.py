@@ -107,7 +107,6 @@ def w_stubborn(w: World) -> None:
         b = w.child()
         w.tell("meet", a, b)
         w.tell("w_push_both", a, b, c)
-        scenes.aside_two(w, a, b, share=0.3)
     else:
         w.tell("w_tug", a, c)
     w.paragraph()

@@ -164,7 +164,7 @@ def trained():
     torch.manual_seed(0)
     model = Finder()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(4):
+    for _ in range(2):
         for index in torch.randperm(len(targets)).split(64):
             optimizer.zero_grad()
             F.cross_entropy(model(windows[index]), targets[index]).backward()
@@ -302,7 +302,7 @@ WRONG = [
     ("exercise_5", lambda windows, targets: Changed(lambda scores: scores * 0), "never putting a space gives"),
     ("exercise_5", lambda windows, targets: Changed(lambda scores: scores.flip(1)), "order no space, space"),
     ("exercise_5", by_heart, "by heart"),
-    ("exercise_5", lambda windows, targets: Changed(lambda scores: scores * 0, lambda ids: ids[:, 5] > 18),
+    ("exercise_5", lambda windows, targets: Changed(lambda scores: scores * 0, lambda ids: ids[:, 5] > 4),
      "train longer"),
 ]
 

@@ -309,7 +309,7 @@ def exercise_5(train_finder: Callable[[Tensor, Tensor], nn.Module]) -> None:
         raise NotImplementedError
     expect(isinstance(model, nn.Module), f"Return the trained module, not {type(model).__name__}.")
     model.eval()
-    test_windows, test_targets = _windows(held_out_stories(40))
+    test_windows, test_targets = _windows(held_out_stories(20))
     with torch.no_grad():
         scores, known = expect_tensor(model(test_windows), (len(test_targets), 2), "what the module gives"), model(
             windows)

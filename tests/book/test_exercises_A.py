@@ -160,7 +160,7 @@ class Finder(nn.Module):
 @cache  # the answers below share one training run
 def trained():
     """A finder trained on the exercise's letters in other settings than the chapter's."""
-    windows, targets = (tensor[: check.LETTERS] for tensor in check._windows(check.story_documents(30)))
+    windows, targets = (tensor[: check._LETTERS] for tensor in check._windows(check.story_documents(30)))
     torch.manual_seed(0)
     model = Finder()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)

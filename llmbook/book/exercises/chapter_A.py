@@ -298,12 +298,12 @@ def _windows(texts: Iterable[str]) -> tuple[Tensor, Tensor]:
     return F.pad(letters, (5, 6)).unfold(0, 12, 1).clone(), ends
 
 
-LETTERS, TARGET = 10_000, 0.87
+_LETTERS, _TARGET = 10_000, 0.87
 
 
 @exercise("A.5", "You have tuned a network on less data, and you know what each of your changes did.")
 def exercise_5(train_finder: Callable[[Tensor, Tensor], nn.Module]) -> None:
-    windows, targets = (tensor[:LETTERS] for tensor in _windows(story_documents(30)))
+    windows, targets = (tensor[:_LETTERS] for tensor in _windows(story_documents(30)))
     model = train_finder(windows.clone(), targets.clone())
     if model is None or model is ...:
         raise NotImplementedError
@@ -316,7 +316,7 @@ def exercise_5(train_finder: Callable[[Tensor, Tensor], nn.Module]) -> None:
     right, on_known = ((values.argmax(1) == wanted).float().mean().item()
                        for values, wanted in ((scores, test_targets), (known, targets)))
     never = (test_targets == 0).float().mean().item()
-    if right >= TARGET:
+    if right >= _TARGET:
         return
     hint = ""
     if not scores.isfinite().all():
@@ -328,7 +328,7 @@ def exercise_5(train_finder: Callable[[Tensor, Tensor], nn.Module]) -> None:
     elif on_known > 0.98:
         hint = ("On the letters that it learned from it is right nearly always, so it has learned them by heart: stop "
                 "earlier, or add dropout.")
-    elif on_known < TARGET:
+    elif on_known < _TARGET:
         hint = "On the letters that it learned from it is no better: train longer, or with a higher learning rate."
     raise Wrong(f"It is right about {100 * right:.1f} % of {len(test_targets):,} letters of held-out stories and "
-                f"{100 * on_known:.1f} % of those it learned from; the target is {100 * TARGET:.0f} %. {hint}".rstrip())
+                f"{100 * on_known:.1f} % of those it learned from; the target is {100 * _TARGET:.0f} %. {hint}".rstrip())

@@ -8,6 +8,8 @@ from torch import Tensor
 from .board import Board
 from .style import BLUE, GREY, ORANGE
 
+__all__ = ["broadcasting", "computation_graph", "number_bits", "training_step"]
+
 CELL = 27  # side of one number of a tensor
 FIELDS = {  # bits of sign, exponent, fraction
     torch.float32: (1, 8, 23), torch.bfloat16: (1, 8, 7), torch.float16: (1, 5, 10)}

@@ -331,4 +331,5 @@ def exercise_5(train_finder: Callable[[Tensor, Tensor], nn.Module]) -> None:
     elif on_known < _TARGET:
         hint = "On the letters that it learned from it is no better: train longer, or with a higher learning rate."
     raise Wrong(f"It is right about {100 * right:.1f} % of {len(test_targets):,} letters of held-out stories and "
-                f"{100 * on_known:.1f} % of those it learned from; the target is {100 * _TARGET:.0f} %. {hint}".rstrip())
+                f"{100 * on_known:.1f} % of those it learned from; the target is {100 * _TARGET:.0f} %. "
+                f"{hint}".rstrip())

@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("storyworld.*",),  # imports nothing of the rest, and no torch
     ("threads", "extras", "files", "devices", "assets", "families", "protocols", "diagnosis", "model_files",
      "answer_checks", "judges", "tokenizing", "head_loss",
-     "compiling", "prefetching"),
+     "compiling", "prefetching", "caching"),
     ("text",),
     ("attention",),
     ("gpt",),

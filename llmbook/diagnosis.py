@@ -150,17 +150,20 @@ def explain_misfit(kept: Tensor, lengths: Sequence[int], layer: int, keys: Tenso
             "a cache")
 
 
-def check_sampling(temperature: float, top_k: int | None, top_p: float | None, vocab_size: int | None) -> None:
-    """Raise ValueError unless these can say how a token is chosen (see `llmbook.generation.Sampling`)."""
+def check_sampling(sampling: Any) -> None:
+    """Raise ValueError unless a `llmbook.generation.Sampling` can say how a token is chosen."""
+    temperature, top_p, penalty = sampling.temperature, sampling.top_p, sampling.repetition_penalty
     if not (temperature == 0 or 1e-6 <= temperature < math.inf):
         raise ValueError(f"temperature is {temperature}: it must be 0 (always the likeliest token) or a number from "
                          "0.000001 on")
-    for name, number in (("top_k", top_k), ("vocab_size", vocab_size)):
+    for name, number in (("top_k", sampling.top_k), ("vocab_size", sampling.vocab_size)):
         if number is not None and (not isinstance(number, Integral) or number < 1):
             raise ValueError(f"{name} is {number!r}: it must be a whole number, at least 1, or None to keep every "
                              "token")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}: it must be above 0 and at most 1, or None to keep every token")
+    if not 0 < penalty < math.inf:
+        raise ValueError(f"repetition_penalty is {penalty}: it must be above 0; 1 is none, 1.2 is usual")
 
 
 def check_cache(cache: Cache, tokens: int, equal: bool, needed: int) -> None:

@@ -1,4 +1,4 @@
-"""Writing a file so that nobody ever sees half of it, and which process does it."""
+"""Writing a file so that nobody ever sees half of it, which process does it, and where the book's own files are."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import os
 import sys
 from contextlib import suppress
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_first", "process_place", "read_json", "replace_file", "sha256_of"]
+__all__ = ["data_folder", "is_first", "process_place", "read_json", "replace_file", "sha256_of"]
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -69,3 +70,17 @@ def is_first() -> bool:
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank() == 0
     return process_place()[0] == 0
+
+
+def data_folder() -> Path:
+    """The folder of texts, and of the small model, that the book ships: `llmbook/data` where a wheel was installed, and
+    `data/` beside the package in a clone, installed as editable or not.
+
+    Raises:
+        FileNotFoundError: if neither is there.
+    """
+    package = Path(str(resources.files("llmbook")))
+    for folder in (package / "data", package.parent / "data"):
+        if (folder / "README.md").is_file():
+            return folder
+    raise FileNotFoundError(f"no data folder in or beside {package}: install llmbook again, `pip install .` in a clone")

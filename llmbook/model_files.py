@@ -3,7 +3,7 @@
 `config.json` names the model's class, its configuration and the file of its weights. That file is a safetensors file
 named `model-<beginning of its sha256>.safetensors`. So new weights never overwrite old ones, the moment in which
 `config.json` is replaced is the one in which the new model takes the old one's place, and a damaged file is noticed.
-`llmbook.training.save_model` and `load_model` stand on this.
+`llmbook.training` offers `save_model` and `load_model` too, as chapter 5a does.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
-from .families import Family, family_named
-from .files import read_json, replace_file, sha256_of
+from .devices import chosen_device, whole_state, without_weights
+from .families import Family, family_named, family_of
+from .files import is_first, read_json, replace_file, sha256_of
 
-__all__ = ["build_config", "check_empty_folder", "check_own_folder", "describe_misfits", "publish",
-           "read_configuration", "read_description", "read_weights", "write_weights"]
+__all__ = ["build_config", "check_empty_folder", "check_own_folder", "describe_misfits", "load_model",
+           "publish", "read_configuration", "read_description", "read_weights", "save_model", "write_weights"]
 
 WEIGHTS_NAME = re.compile(r"model-([0-9a-f]{12})\.safetensors")
 MAY_COME_FIRST = re.compile(r"(tokenizer|vocab|merges|chat_template|special_tokens).*|README.*|.*\.tmp")
@@ -174,3 +175,56 @@ def describe_misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
         if expected[name].shape != found[name].shape:
             wrong.append(f"{name} has shape {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}")
     return "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+
+
+# --- a model's folder, whole ---
+
+def save_model(model: nn.Module, folder: str | Path, layout: str = "llmbook") -> None:
+    """Save a model with a dataclass `config` as `config.json` and one `model-<hash>.safetensors`.
+
+    An interrupted save leaves the model that was in the folder before, whole. Of several processes all must call this,
+    and the first writes. With layout="huggingface" the folder is one that the transformers library loads (chapter 5b).
+
+    Raises, with nothing written, FileExistsError for a folder that holds something else than a model from here, and
+    ValueError if the model's tensors are not those of its configuration, as after quantising; if its class is not
+    registered (see `llmbook.families`); for another layout.
+    """
+    family, folder = family_of(model), Path(folder)
+    if type(model).__name__ != family.name:  # a chapter's own copy of the class is as good
+        raise ValueError(f"the class {type(model).__name__} would come back as {family.name}: "
+                         "register_family(Family(...)) of llmbook.families first")
+    with without_weights():
+        described = family.build(model.config).state_dict()  # shapes only
+    if misfits := describe_misfits(described, model.state_dict()):
+        raise ValueError(f"this {family.name} is not what its config describes ({misfits}): save it before it is "
+                         "changed")
+    if layout == "huggingface":
+        check_empty_folder(folder)
+        return family.find_layout().save(model, folder)
+    if layout != "llmbook":
+        raise ValueError(f"layout is {layout!r}: it must be 'llmbook' or 'huggingface'")
+    state = whole_state(model)  # several processes gather it together
+    if is_first():
+        check_own_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        publish(folder, family.name, model.config, write_weights(state, folder))
+
+
+def load_model(folder: str | Path, device: torch.device | str | None = None,
+               dtype: torch.dtype | None = None) -> nn.Module:
+    """Load what `save_model` saved, in evaluation mode. Reads JSON and safetensors, never a pickle.
+
+    device: where to; the best one there is if None. dtype: of the weights, as they were saved if None. What the
+    configuration does not say, because an older version did not know it, has its default.
+
+    Raises FileNotFoundError if the folder holds no saved model; ValueError if a file is damaged, the class unknown, or
+    configuration and weights do not fit (the message names unknown and missing keys and wrong shapes).
+    """
+    family, config, weights = read_configuration(Path(folder) / "config.json")
+    with without_weights():
+        model = family.build(config)
+    state = read_weights(weights, dtype)  # compares the content with the hash in the name
+    if misfits := describe_misfits(model.state_dict(), state):
+        raise ValueError(f"{weights} does not fit the model in config.json: {misfits}")
+    model.load_state_dict(state, assign=True)
+    return model.to(chosen_device(device)).eval()

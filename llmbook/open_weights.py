@@ -17,6 +17,7 @@ from .formats.chat_templates import Template, chat_template, default_system
 from .formats.conversations import ReadSoFar, answer_ends, fit_conversation
 from .formats.decoding import TextStream
 from .formats.pretrained import open_pretrained
+from .formats.shipped import SHIPPED, load_shipped, refuse_two_meanings
 from .formats.tokenizers import Tokenizer
 from .generation import stream as stream_tokens
 
@@ -30,9 +31,9 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype | None = None,
     """A pretrained model, in evaluation mode, and its tokenizer.
 
     Args:
-        name_or_path: "smollm2-135m-instruct", from the package index; "gpt2", "gpt2-medium",
-            "gpt2-large" or "gpt2-xl", from the Hugging Face hub; a .gguf file; or a Hugging Face
-            folder of the family GPT-2, Llama, Mistral, Qwen2, Qwen3, SmolLM3 or Gemma 3 (text).
+        name_or_path: "storyteller", which comes with llmbook; a name in `FETCHED`, from the package
+            index or the Hugging Face hub; a .gguf file; or a Hugging Face folder of the family
+            GPT-2, Llama, Mistral, Qwen2, Qwen3, SmolLM3 or Gemma 3 (text).
         dtype: number format of the weights; None: `inference_dtype(device)`. A model that is to be
             trained is loaded in torch.float32.
         device: where the model goes; None: `best_device()`.
@@ -44,9 +45,11 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype | None = None,
     also that of something in the current folder.
     """
     device = best_device() if device is None else torch.device(device)
+    dtype = inference_dtype(device) if dtype is None else dtype
+    if str(name_or_path) in SHIPPED:
+        return load_shipped(str(name_or_path), dtype, device)
     pretrained = open_pretrained(find_pretrained(name_or_path))
-    model = pretrained.build(inference_dtype(device) if dtype is None else dtype)
-    return model.to(device).eval(), pretrained.tokenizer
+    return pretrained.build(dtype).to(device).eval(), pretrained.tokenizer
 
 
 def find_pretrained(name_or_path: str | Path) -> Path:
@@ -58,12 +61,9 @@ def find_pretrained(name_or_path: str | Path) -> Path:
     if str(name_or_path) not in FETCHED:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist: give a .gguf file, a Hugging Face "
-                                    f"folder, or one of {', '.join(FETCHED)}")
+                                    f"folder, or one of {', '.join([*FETCHED, *SHIPPED])}")
         return path
-    if path.exists():
-        raise ValueError(f"{name_or_path!r} is a folder or file here and the name of a model that "
-                         f"would be fetched: give ./{name_or_path} for the first, or call from "
-                         "another folder for the second")
+    refuse_two_meanings(name_or_path)
     return fetch(str(name_or_path))
 
 # %% ../notebooks/05b_open_weights.ipynb #42133895

@@ -111,23 +111,24 @@ MUTATIONS = {
     "decay groups: biases and norms decay too": (
         "training", '"weight_decay": 0.0', '"weight_decay": weight_decay', ["training"]),
     "a part with few targets weighs as much as one with many": (
-        "training", "/ total\n", "/ max(1, count) / len(parts)\n", ["training"]),
+        "training_run", "/ total\n", "/ max(1, count) / len(parts)\n", ["training"]),
     "evaluation: every batch weighs the same": (
         "training", "return sum(loss * count for loss, count in zip(values, counts) if count) / sum(counts)",
         "return sum(values) / len(values)", ["training"]),
     "targets that do not count are counted": (
-        "training", "return int((targets != -100).sum())", "return targets.numel()", ["training"]),
+        "training_run", "return int((targets != -100).sum())", "return targets.numel()", ["training"]),
     "gradients are averaged over the team once too often": (
-        "training", "(weighed * team.size).backward()", "weighed.backward()", ["team:scale/team"]),
+        "training_run", "(weighed * team.size).backward()", "weighed.backward()", ["team:scale/team"]),
     "gradients are not cleared": (
-        "training", "optimizer.step()\n    optimizer.zero_grad(set_to_none=True)", "optimizer.step()", ["training"]),
+        "training_run", "optimizer.step()\n    optimizer.zero_grad(set_to_none=True)", "optimizer.step()",
+        ["training"]),
     "loss that is no number is trained on": (
-        "training", "if not math.isfinite(loss + norm):", "if False:", ["training"]),
+        "training_run", "if not math.isfinite(loss + norm):", "if False:", ["training"]),
     "a changed model is saved": (
-        "training", "if misfits := describe_misfits(described, model.state_dict()):", "if misfits := '':",
+        "model_files", "if misfits := describe_misfits(described, model.state_dict()):", "if misfits := '':",
         ["training", "open_weights", "formats/quantized"]),
     "somebody else's folder is written into": (
-        "training", "check_own_folder(folder)", "pass", ["training"]),
+        "model_files", "        check_own_folder(folder)\n", "        pass\n", ["training"]),
     "damaged weights are loaded": (
         "model_files", "if found != (named := WEIGHTS_NAME.fullmatch(path.name).group(1)):",
         "if (named := '') is None:", ["training"]),
@@ -143,22 +144,30 @@ MUTATIONS = {
     "spare ids can be chosen": (
         "generation", "logits = logits[:, : self.vocab_size]", "logits = logits", ["generation"]),
     "logits that are no numbers choose a token": (
-        "generation", "if done < 0:", "if False:", ["generation"]),
+        "text_batch", "if done < 0:", "if False:", ["generation"]),
     "shorter prompts are padded at the right": (
-        "generation", 'padding_side="left"', 'padding_side="right"', ["generation"]),
+        "text_batch", 'padding_side="left"', 'padding_side="right"', ["generation"]),
     "what the cache holds is read again": (
-        "generation", "self.ids[:, self.cache.length : self.length]", "self.ids[:, : self.length]", ["generation"]),
+        "text_batch", "self.ids[:, self.cache.length : self.length]", "self.ids[:, : self.length]", ["generation"]),
     "ended rows are dropped and the wrong ones go on": (
-        "generation", "ended.int().argsort(stable=True)", "(~ended).int().argsort(stable=True)", ["generation"]),
+        "text_batch", "ended.int().argsort(stable=True)", "(~ended).int().argsort(stable=True)", ["generation"]),
     "tokens beyond the end stay in the cache": (
-        "generation", "return texts.cache.rewind(read)", "return", ["generation"]),
+        "text_batch", "return texts.cache.rewind(read)", "return", ["generation"]),
     "texts go on with their halves before anybody looked": (
-        "generation", "count < max_new_tokens and not texts.is_full()", "count < max_new_tokens", ["generation"]),
+        "text_batch", "count < max_new_tokens and not texts.is_full()", "count < max_new_tokens", ["generation"]),
     "equal prompts are told apart by their ids alone": (
-        "generation", "torch.cat([self.padding[:, None], self", "torch.cat([0 * self.padding[:, None], self",
+        "text_batch", "torch.cat([self.padding[:, None], self", "torch.cat([0 * self.padding[:, None], self",
         ["generation"]),
     "each token is waited for": (
-        "generation", "count % every", "count % 1", ["generation"]),
+        "text_batch", "count % every", "count % 1", ["generation"]),
+    "a new token is not remembered": (
+        "text_batch", "self.seen.scatter_(1, new[:, None], True)", "pass", ["generation"]),
+    "padding counts as token 0": (
+        "text_batch", "ids.masked_fill(is_padding, vocab_size)", "ids", ["generation"]),
+    "what a row has had is taken for another's": (
+        "text_batch", "else self.seen[rows]", "else self.seen[: len(rows)]", ["generation"]),
+    "the penalty makes logits below 0 likelier": (
+        "generation", "logits * penalty)", "logits / penalty)", ["generation"]),
     "a compiled pass sees places that are not filled": (
         "compiled", "(self.places < position)", "(self.places <= position)", ["compiled"]),
     "a compiled pass sees padding": (

@@ -135,10 +135,10 @@ def test_a_precision_set_in_the_newer_way_stays(product_precision, choice):
 
 
 def test_training_asks_for_fast_products_of_its_device(monkeypatch):
-    from llmbook import training
+    from llmbook import training, training_run
 
     asked = []
-    monkeypatch.setattr(training, "fast_products", lambda device: asked.append(device) or nullcontext())
+    monkeypatch.setattr(training_run, "fast_products", lambda device: asked.append(device) or nullcontext())
     layer, config = torch.nn.Linear(2, 2), training.TrainingConfig(1, device="cpu", progress=False)
     training.train(layer, [(torch.ones(1, 2),)], lambda model, x: model(x).sum(), config)
     assert asked == [torch.device("cpu")]

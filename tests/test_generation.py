@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmbook import generation
-from llmbook.generation import filter_logits, generate, stream
+from llmbook import text_batch
+from llmbook.generation import Sampling, filter_logits, generate, penalize_repetition, stream
 from llmbook.gpt import GPT, GPTConfig
 
 
@@ -258,6 +258,90 @@ def test_a_prompt_that_is_to_be_sampled_several_times_is_read_once(model, monkey
     assert torch.equal(generate(model, PROMPT[:1].expand(5, -1), 6, temperature=0), one.expand(5, -1))
 
 
+# --- the repetition penalty ---------------------------------------------------------------------------------------
+
+def which(rows: list[list[int]], vocab_size: int = 23) -> torch.Tensor:
+    return torch.tensor([[token in row for token in range(vocab_size)] for row in rows])
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.7])
+def test_the_penalty_is_that_of_transformers(penalty):
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    generator = torch.Generator().manual_seed(0)
+    logits, ids = torch.randn(4, 23, generator=generator), torch.randint(23, (4, 9), generator=generator)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())
+    assert torch.equal(penalize_repetition(logits, penalty, which(ids.tolist())), expected)
+
+
+def test_the_penalty_comes_before_everything_else():
+    logits = torch.tensor([[3.0, 2.9, -1.0, 0.5]])
+    seen = torch.tensor([[True, False, True, False]])
+    penalized = torch.tensor([[1.5, 2.9, -2.0, 0.5]])
+    for options in ({}, {"temperature": 0.5}, {"top_k": 1}, {"top_p": 0.6}, {"temperature": 2.0, "top_k": 3}):
+        found = filter_logits(logits, **options, repetition_penalty=2.0, seen=seen)
+        assert torch.equal(found, filter_logits(penalized, **options))
+    assert torch.equal(filter_logits(logits, repetition_penalty=1.0), filter_logits(logits))
+    assert Sampling(temperature=0, repetition_penalty=2.0).choose(logits, seen=seen).tolist() == [1]
+    assert Sampling(top_k=1, repetition_penalty=2.0).choose(logits, seen=seen).tolist() == [1]
+    with pytest.raises(ValueError, match=r"repetition_penalty is 1.2 .* hand in seen, \(batch, vocab_size\)"):
+        filter_logits(logits, repetition_penalty=1.2)
+
+
+def penalized_greedily(model: GPT, prompt: torch.Tensor, count: int, penalty: float, stops: set[int]) -> list[int]:
+    """One text, read anew for each token, by the definition: every token that the whole text has had."""
+    text = prompt.tolist()
+    read, context = len(text), model.config.context_length
+    for _ in range(count):
+        read = context // 2 if read > context else read
+        scores = model(torch.tensor([text[-read:]]))[0, -1].tolist()
+        scores = [(s / penalty if s > 0 else s * penalty) if token in text else s for token, s in enumerate(scores)]
+        text.append(scores.index(max(scores)))
+        read += 1
+        if text[-1] in stops:
+            break
+    return text
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5), count=st.integers(0, 16),
+       stops=st.sets(st.integers(0, 22), max_size=3), penalty=st.sampled_from([0.8, 1.2, 3.0]),
+       seed=st.integers(0, 10**6))
+def test_a_penalty_counts_each_row_s_own_tokens(lengths, count, stops, penalty, seed):
+    """Cached, beside others, padded with token 0, beyond the context, and after rows have left."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=23, context_length=12, d_model=16, n_heads=2, n_layers=2)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    generator = torch.Generator().manual_seed(seed)
+    prompts = [torch.randint(23, (length,), generator=generator) for length in lengths]
+    with torch.no_grad():
+        alone = [penalized_greedily(model, prompt, count, penalty, stops) for prompt in prompts]
+    rows = generate(model, prompts, count, temperature=0, stop_tokens=stops, repetition_penalty=penalty)
+    assert [row.tolist() for row in rows] == alone
+
+
+def test_a_penalty_holds_for_one_prompt_sampled_often_and_for_a_cache_handed_in(model):
+    one = generate(model, PROMPT[:1], 9, temperature=0, repetition_penalty=1.5)
+    many = generate(model, PROMPT[:1].expand(5, -1), 9, temperature=0, repetition_penalty=1.5)
+    assert torch.equal(many, one.expand(5, -1))
+    cache = model.new_cache(1)
+    generate(model, PROMPT[:1], 4, temperature=0, repetition_penalty=1.5, cache=cache)
+    again = generate(model, one[:, :7], 5, temperature=0, repetition_penalty=1.5, cache=cache)
+    assert torch.equal(again, one)  # what the cache holds counts too
+
+
+def test_a_penalty_works_with_fewer_ids_than_the_model_has(model):
+    options = {"repetition_penalty": 1.2, "vocab_size": 15, "seed": 0}
+    assert generate(model, PROMPT, 9, **options)[:, 3:].max() < 15
+    assert torch.equal(generate(model, PROMPT, 9, **options), generate(model, PROMPT, 9, **options))
+
+
+def test_without_a_penalty_nothing_is_remembered(model, monkeypatch):
+    monkeypatch.setattr(text_batch.TextBatch, "_tokens_of_each_row", lambda self: pytest.fail("remembered"))
+    assert torch.equal(generate(model, PROMPT, 9, seed=3, repetition_penalty=1.0), generate(model, PROMPT, 9, seed=3))
+
+
 # --- a cache that is handed in ------------------------------------------------------------------------------------
 
 def test_a_conversation_reads_only_what_is_new(model, monkeypatch):
@@ -361,6 +445,9 @@ def test_nothing_to_generate_returns_the_prompt(model):
     (PROMPT, {"top_k": 2.5}, "top_k is 2.5"),
     (PROMPT, {"top_p": math.nan}, "top_p is nan"),
     (PROMPT, {"vocab_size": 0}, "vocab_size is 0"),
+    (PROMPT, {"repetition_penalty": 0}, "repetition_penalty is 0: it must be above 0; 1 is none"),
+    (PROMPT, {"repetition_penalty": math.nan}, "repetition_penalty is nan"),
+    (PROMPT, {"repetition_penalty": math.inf}, "repetition_penalty is inf"),
     (PROMPT, {"max_new_tokens": 2.0}, "max_new_tokens is 2.0"),
     (PROMPT, {"stop_tokens": [1.5]}, r"stop_tokens are \[1.5\]"),
     (PROMPT, {"stop_tokens": 5}, "stop_tokens are 5: give a list"),
@@ -415,7 +502,7 @@ class Waits(TorchDispatchMode):
 
 @pytest.fixture
 def like_a_gpu(monkeypatch):
-    monkeypatch.setitem(generation.LOOK_EVERY, "cpu", 8)
+    monkeypatch.setitem(text_batch.LOOK_EVERY, "cpu", 8)
     monkeypatch.setattr("llmbook.gpt.check_token_ids", lambda *_: None)  # on a GPU it compares nothing
 
 
@@ -446,7 +533,7 @@ def test_how_often_it_looks_changes_no_text(lengths, count, every, stops, seed, 
     options = {"temperature": 0} if greedy else {"seed": seed}
     expected = generate(model, prompts, count, stop_tokens=stops if greedy else (), **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(generation.LOOK_EVERY, "cpu", every)
+        patch.setitem(text_batch.LOOK_EVERY, "cpu", every)
         found = generate(model, prompts, count, stop_tokens=stops if greedy else (), **options)
     assert all(map(torch.equal, found, expected))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llmbook import instructions, training
+from llmbook import instructions, training, training_run
 from llmbook.classification import LengthBatches, split_by_key, text_key
 from llmbook.devices import autocast
 from llmbook.formats.pretrained_tokenizer import PretrainedTokenizer
@@ -57,7 +57,8 @@ SIX = pd.DataFrame([("name a bird", "", "gold bird"), ("where is the ship", "", 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
     """Numbers are compared in float32, also on machines where "auto" means bfloat16."""
-    monkeypatch.setattr(training, "autocast", lambda device, precision="auto": autocast(device, "float32"))
+    for module in (training, training_run):
+        monkeypatch.setattr(module, "autocast", lambda device, precision="auto": autocast(device, "float32"))
 
 
 def language_model(family: str = "GPT", spread: float | None = None, **changes) -> GPT | Llama:

@@ -1,6 +1,7 @@
 """llmbook.open_weights: real weights compute what `transformers` computes, or the file is refused by name."""
 
 import functools
+import math
 import re
 from pathlib import Path
 
@@ -11,11 +12,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from llmbook.assets import fetch
+from llmbook.book.corpora import held_out_stories
+from llmbook.documents import make_document_loader
+from llmbook.files import data_folder
 from llmbook.generation import generate
-from llmbook.gpt import GPT
+from llmbook.gpt import GPT, GPTConfig
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.open_weights import format_chat, load_pretrained
-from llmbook.training import load_model, save_model
+from llmbook.storyworld import check
+from llmbook.text import save_tokenizer, train_bpe
+from llmbook.training import evaluate, load_model, next_token_loss, save_model
 from tests.support.pretrained import LLAMA3, STORY, difference, edit, reference, saved, some_ids
 from tests.support.tokenizer_files import TEXTS, random_texts
 
@@ -193,6 +199,57 @@ def test_a_local_folder_named_like_a_known_model_is_not_passed_over(name, tmp_pa
     with pytest.raises(ValueError, match=f"'{name}' is a folder or file here and the name of a model.*give ./{name}"):
         load_pretrained(name)
     assert difference(load_pretrained(f"./{name}", torch.float32, "cpu")[0], theirs) < 1e-4
+
+
+@pytest.fixture
+def brought(tmp_path, monkeypatch) -> tuple[GPT, Path]:
+    """A data folder with a tiny model in the storyteller's place, in bfloat16; and that model."""
+    monkeypatch.setattr("llmbook.formats.shipped.data_folder", lambda: tmp_path / "data")
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(300, 16, 8, 2, 1)).to(torch.bfloat16)
+    save_model(model, tmp_path / "data" / "storyteller")
+    save_tokenizer(train_bpe(STORY, 300), tmp_path / "data" / "storyteller" / "tokenizer.json")
+    return model, tmp_path / "data" / "storyteller"
+
+
+def test_what_comes_with_the_package_needs_no_network(brought, monkeypatch):
+    monkeypatch.setattr("llmbook.open_weights.fetch", None)
+    model, tokenizer = load_pretrained("storyteller", device="cpu")
+    assert isinstance(model, GPT) and not model.training and tokenizer.n_vocab == 300
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    ids = some_ids(1, 9)
+    assert torch.equal(model(ids), brought[0].float().eval()(ids))
+    again, _ = load_pretrained("storyteller", torch.bfloat16, "cpu")
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+
+
+def test_what_should_come_with_the_package_and_is_missing_or_damaged_is_said(brought, tmp_path, monkeypatch):
+    weights = next(brought[1].glob("model-*"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="is damaged: the sha256 of its content begins with"):
+        load_pretrained("storyteller")
+    (brought[1] / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="storyteller holds no model: install llmbook again, or `git checkout"):
+        load_pretrained("storyteller")
+    monkeypatch.chdir(tmp_path / "data")
+    with pytest.raises(ValueError, match="'storyteller' is a folder or file here and.*: give ./storyteller for"):
+        load_pretrained("storyteller")
+
+
+@pytest.mark.skipif(not (data_folder() / "storyteller" / "config.json").is_file(),
+                    reason="data/storyteller holds no model yet: python tools/storyteller.py pack RUN")
+def test_the_storyteller_is_small_and_knows_its_stories():
+    model, tokenizer = load_pretrained("storyteller", torch.float32, "cpu")
+    folder = data_folder() / "storyteller"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 10_000_000
+    end = tokenizer.eot_token
+    documents = [tokenizer.encode_ordinary(text) for text in held_out_stories(20)]
+    rows = make_document_loader(documents, model.config.context_length, 20, end, shuffle=False)
+    nats = evaluate(model, rows, next_token_loss)
+    tokens, size = sum(map(len, documents)) + 20, sum(len(text.encode()) for text in held_out_stories(20))
+    assert nats * tokens / math.log(2) / size < 0.81  # what counts of five tokens reach
+    story = generate(model, torch.tensor([[end]]), 450, temperature=0.8, stop_tokens=[end], seed=1)[0].tolist()
+    assert story[-1] == end and check(tokenizer.decode(story[1:-1])).grammatical
 
 
 def test_device_and_number_format_follow_the_one_policy(tmp_path, monkeypatch):

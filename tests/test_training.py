@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmbook import devices, families, files, training
+from llmbook import devices, families, files, training_run
 from llmbook.families import Family, register_family
 from llmbook.generation import generate
 from llmbook.gpt import GPT, GPTConfig
@@ -227,7 +227,7 @@ def test_an_optimizer_that_cannot_look_itself_leaves_the_weights_too(bad, monkey
         optimizer.defaults["fused"] = False
         devices.guard_update(optimizer, numbers)
 
-    monkeypatch.setattr(training, "guard_update", unfused)
+    monkeypatch.setattr(training_run, "guard_update", unfused)
     test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(bad)
 
 
@@ -346,7 +346,7 @@ def first_step(model, loader, loss_fn, config, team=None):
     """A step's loss and its gradients, as the optimizer would get them."""
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "update", lambda optimizer, rate: seen.extend(
+        patch.setattr(training_run, "update_weights", lambda optimizer, rate: seen.extend(
             p.grad.clone() for group in optimizer.param_groups for p in group["params"]))
         history = train(model, loader, loss_fn, config, team=team)
     return history.steps[0]["loss"], seen

@@ -1,4 +1,4 @@
-"""The pictures of chapter 3, narrow enough for a telephone: maps one below the other, and matrices with their shapes."""
+"""The pictures of chapter 3, narrow enough for a telephone: maps stacked, and matrices with their shapes."""
 
 from collections.abc import Sequence
 
@@ -36,6 +36,8 @@ def causal_maps(maps: Sequence[tuple[str, Tensor]], rows: Sequence[str], columns
             later = torch.ones(matrix.shape, dtype=torch.bool).triu(matrix.shape[1] - matrix.shape[0] + 1)
             matrix = matrix.masked_fill(later, torch.nan)
         heatmap(matrix, rows, columns, title, xlabel, ylabel, form=form, limits=limits, ax=ax)
+        if sum(map(len, columns)) > 36:  # labels would touch
+            ax.tick_params(axis="x", rotation=45)
     return list(axes[:, 0])
 
 
@@ -59,7 +61,7 @@ def matrix_chains(chains: Sequence[Sequence[str | tuple[str, Tensor]]], title: s
         for part in chain:
             if isinstance(part, str):
                 mark, _, below = part.partition("\n")
-                ax.text(x + sign / 2, middle, mark, ha="center", va="center", fontsize=12)
+                ax.text(x + sign / 2, middle, mark, ha="center", va="center", fontsize=12 if len(mark) == 1 else 8.5)
                 ax.text(x + sign / 2, middle - 0.32, below, ha="center", va="top", fontsize=8, color=GREY)
                 x += sign + gap
                 continue
@@ -74,7 +76,7 @@ def matrix_chains(chains: Sequence[Sequence[str | tuple[str, Tensor]]], title: s
             for row in range(rows + 1):
                 ax.plot(extent[:2], [extent[2] + row * cell] * 2, color="white", linewidth=0.8, zorder=2)
             ax.text(x + columns * cell / 2, extent[3] + 0.1, name, ha="center", va="bottom", fontsize=10)
-            ax.text(x + columns * cell / 2, extent[2] - 0.08, f"{rows} × {columns}", ha="center", va="top",
+            ax.text(x + columns * cell / 2, extent[2] - 0.08, f"{rows}×{columns}", ha="center", va="top",
                     fontsize=8.5, color=GREY)
             x += columns * cell + gap
         top -= height + 1.15

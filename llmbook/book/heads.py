@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from llmbook.attention import MultiHeadAttention, causal_attention
 from llmbook.protocols import LanguageModel, Tokenizer
 
-__all__ = ["SubjectSentence", "attention_maps", "subject_sentences", "word_attention"]
+__all__ = ["SubjectSentence", "attention_maps", "noun_weights", "subject_sentences", "word_attention"]
 
 
 @torch.no_grad()
 def attention_maps(model: LanguageModel, token_ids: Sequence[int]) -> Tensor:
     """The attention weights of every head on one text: (n_layers, n_heads, tokens, tokens), float32.
 
-    Row i holds what token i attends to. Each layer's own queries and keys are used, and the same fused computation: with
-    one-hot values its output is the weights. Works for models whose blocks hold a `MultiHeadAttention` named
+    Row i holds what token i attends to. The layer's own queries and keys go through the same fused computation, whose
+    output with one-hot values is the weights. Works for models whose blocks hold a `MultiHeadAttention` named
     `attention`, such as `GPT` and `Llama`.
     """
     found: list[Tensor] = []
@@ -99,3 +99,15 @@ def subject_sentences(part: str) -> list[SubjectSentence]:
                      f"{place} the {subject} {verb} because it {reason}"):
             sentences.append(SubjectSentence(text, subject, place.split()[-1]))
     return sentences
+
+
+def noun_weights(model: LanguageModel, tokenizer: Tokenizer, sentences: Sequence[SubjectSentence],
+                 attending: str = "it") -> tuple[Tensor, Tensor]:
+    """How much one word attends to the subject and to the other noun: each (sentences, n_layers, n_heads)."""
+    subject, other = [], []
+    for sentence in sentences:
+        words, maps = word_attention(model, tokenizer, sentence.text)
+        row = maps[:, :, words.index(attending)]  # (n_layers, n_heads, words)
+        subject.append(row[..., words.index(sentence.subject)])
+        other.append(row[..., words.index(sentence.other)])
+    return torch.stack(subject), torch.stack(other)

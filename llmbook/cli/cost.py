@@ -91,7 +91,9 @@ def dry_run(settings: Settings, config: Any, batch_size: int) -> int:
     device, context = torch.device(config.device or best_device()), model_config.context_length
     with without_weights():
         model = family.build(model_config)
-    count, step_tokens = sum(p.numel() for p in model.parameters()), batch_size * context * config.accumulation_steps
+    row, count = data.row_tokens(tokenizer, context), sum(p.numel() for p in model.parameters())
+    step_tokens = batch_size * row * config.accumulation_steps
+    rows = f"documents of about {row} tokens" if data.documents else f"windows of {context}"
     half = config.precision == "bfloat16" or config.precision == "auto" and has_native_bfloat16(device)
     kept = activation_bytes(model, batch_size * context, model_config.vocab_size, half, device.type)
     needed, there, flops = 16 * count + kept, _device_memory(device), 6 * count * step_tokens
@@ -109,7 +111,7 @@ def dry_run(settings: Settings, config: Any, batch_size: int) -> int:
             ("FLOPs a step", f"{flops:.2e}", "6 x parameters x tokens, as in chapter 1"),
             ("FLOPs in total", f"{flops * config.max_steps:.2e}", f"{config.max_steps:,} steps"),
             ("tokens known", f"{tokenizer.n_vocab:,}", data.tokenizer_origin(tokens)),
-            ("tokens a step", f"{step_tokens:,}", f"{config.accumulation_steps} x {batch_size} windows of {context}"),
+            ("tokens a step", f"{step_tokens:,}", f"{config.accumulation_steps} x {batch_size} {rows}"),
             ("tokens in total", f"{step_tokens * config.max_steps:,}", ""),
             ("passes over the data", f"{step_tokens * config.max_steps / max(1, data_tokens):,.2f}",
              f"of {data_tokens:,} tokens{about}"),

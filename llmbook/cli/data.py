@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ..files import is_first, replace_file
-from .corpora import find_source
+from .corpora import HELD_OUT_STORIES, STORIES, Stories, find_source
 from .errors import UsageError, naming
 from .settings import Settings
 from .terminal import say, shows_progress
 
-__all__ = ["Data", "TextReader", "held_out_windows", "is_token_folder"]
+__all__ = ["Data", "TextReader", "held_out_documents", "held_out_windows", "is_token_folder"]
 
 SAMPLE = 4_000_000  # bytes of text from which lengths are estimated
 VOCABULARY_SAMPLE = 10_000_000  # bytes of text from which a vocabulary is learned; more makes it little better
+STORIES_SAMPLE, VOCABULARY_STORIES = 2_000, 8_000  # the same of stories, which have about 1,200 bytes each
 
 
 def is_token_folder(source: Any) -> bool:
@@ -38,6 +39,9 @@ class TextReader:
         """The first documents of a source; and the bytes of all its files if there is more of it."""
         from ..scale.documents import sample_documents
 
+        if isinstance(source, Stories) and len(source) > STORIES_SAMPLE:
+            found = source.first(STORIES_SAMPLE)
+            return found, sum(len(text.encode()) for text in found) * len(source) // len(found)
         return sample_documents(source, self.column, self.separator, SAMPLE)
 
     def tokenizer(self, choice: int | str | None, sources: Sequence[Any]) -> Any:
@@ -54,6 +58,7 @@ class TextReader:
         if not texts:
             raise ValueError(f"tokenizer = {choice} is to be learned, but there is no text to learn from, only token "
                              "files: leave it out, to take theirs")
+        texts = [source.first(VOCABULARY_STORIES) if isinstance(source, Stories) else source for source in texts]
         documents = spread_documents(texts, self.column, self.separator, VOCABULARY_SAMPLE)
         return train_bpe(documents, choice, progress=shows_progress())
 
@@ -63,6 +68,8 @@ class TextReader:
         from ..scale.documents import source_files
 
         files = [path for source in sources if not is_token_folder(source) for path in source_files(source)]
+        if any(isinstance(source, Stories) and len(source) > VOCABULARY_STORIES for source in sources):
+            return f"learned from {VOCABULARY_STORIES:,} stories" + (" and other text" if len(sources) > 1 else "")
         size = sum(path.stat().st_size for path in files)
         if size <= VOCABULARY_SAMPLE:
             return "learned from all of the text"
@@ -75,6 +82,9 @@ class TextReader:
 
         if is_token_folder(source):
             return len(TokenFiles(source)), True
+        if isinstance(source, Stories) and len(source) > STORIES_SAMPLE:
+            tokens, _ = count_tokens(source.first(STORIES_SAMPLE), tokenizer)
+            return tokens * len(source) // STORIES_SAMPLE, False
         return count_tokens(source, tokenizer, self.column, self.separator, SAMPLE)
 
     def write(self, source: Any, folder: Path, tokenizer: Any, processes: int | None = None) -> Any:
@@ -95,6 +105,8 @@ class TextReader:
             return files
         if not is_first():
             return TokenFiles(folder)
+        if isinstance(source, Stories) and _is_written(source, folder, tokenizer):
+            return TokenFiles(folder)
         if processes is None and self.sample(source)[1] is None:
             processes = 1  # starting more would take longer than the work
         try:
@@ -105,6 +117,41 @@ class TextReader:
             if isinstance(source, Path):
                 raise ValueError(str(error).replace("the source", str(source), 1)) from error
             raise
+
+
+def _is_written(source: Stories, folder: Path, tokenizer: Any) -> bool:
+    """Whether a folder holds the tokens of these stories. They are not made again to compare them: a run goes on with
+    what it began with, whatever an update has done to the stories."""
+    from ..scale.encoding import tokenizer_fingerprint
+    from ..scale.token_shards import TokenHeader
+
+    header = TokenHeader.read(folder)
+    return (header is not None and header.complete and header.tokenizer == tokenizer_fingerprint(tokenizer)
+            and sum(shard.documents for shard in header.shards) == len(source))
+
+
+class _AllShards(Sequence):
+    """The shards of several token files as one sequence, mapped into memory when asked for."""
+
+    def __init__(self, files: Sequence[Any]):
+        self.places = [(file, number) for file in files for number in range(len(file.shards))]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Any:
+        file, number = self.places[index]
+        return file.shards[number]
+
+
+def held_out_documents(dataset: Any, most: int, batch_size: int) -> list:
+    """Batches of up to `most` rows, evenly spread over a dataset, each of rows of similar length."""
+    from ..documents import make_document_loader
+
+    rows = len(dataset)
+    chosen = [number * rows // most for number in range(most)] if most < rows else list(range(rows))
+    return list(make_document_loader(dataset.choose(chosen), dataset.context_length, batch_size, dataset.end,
+                                     shuffle=False, drop_last=False))
 
 
 def held_out_windows(files: Sequence[Any], share: float, context: int, most: int) -> Any:
@@ -140,9 +187,17 @@ class Data:
             raise UsageError(f"{place} has shares whose sum is 0: raise at least one")
         self.shares = [part["share"] for part in parts] if "share" in parts[0] else None
         self.reader = TextReader(settings.get("data", "text_column"), settings.get("data", "separator"))
-        self.validation = settings.get("data", "validation")
-        self.sources = [find_source(part["path"], place) for part in parts]
-        self.held_out = (find_source(self.validation, settings.place("data", "validation"))
+        self.validation, self.documents = settings.get("data", "validation"), settings.get("data", "documents")
+        stories = settings.get("data", "stories")
+        if stories is not None and all(part["path"] != "stories" for part in parts):
+            raise UsageError(f"{settings.place('data', 'stories')} is {stories:,}, but train does not name them: write "
+                             'train = "stories", or leave it out')
+        if self.documents and self.shares:
+            raise UsageError(f"{place} has shares, and documents = true trains on every document once a pass: leave "
+                             "out one of the two")
+        self.sources = [find_source(part["path"], place, Stories(stories or STORIES)) for part in parts]
+        self.held_out = (find_source(self.validation, settings.place("data", "validation"),
+                                     Stories(HELD_OUT_STORIES, "test"))
                          if isinstance(self.validation, str) else None)
 
     def content_paths(self) -> dict[str, str]:
@@ -179,6 +234,20 @@ class Data:
         share = self.validation if isinstance(self.validation, float) else 0
         return int(sum(tokens for tokens, _ in counts) * (1 - share)), about
 
+    def row_tokens(self, tokenizer: Any, context: int) -> int:
+        """Tokens of a row: `context` of a window; of documents, the mean of some of the first text's first ones."""
+        if not self.documents:
+            return context
+        if is_token_folder(self.sources[0]):
+            from ..scale.token_shards import TokenHeader
+
+            shards = TokenHeader.read(self.sources[0]).shards
+            documents = max(1, sum(shard.documents for shard in shards))
+            return min(context, sum(shard.tokens for shard in shards) // documents)
+        texts = self.reader.sample(self.sources[0])[0][:200]
+        sizes = [len(tokenizer.encode(text, disallowed_special=())) + 1 for text in texts]
+        return round(sum(sizes) / max(1, sum(-(-size // context) for size in sizes)))
+
     @staticmethod
     def _prepare(folder: Path, tokenizer: Any) -> None:
         from ..text import save_tokenizer
@@ -201,6 +270,8 @@ class Data:
             others = self.reader.write(self.held_out, folder / "validation", tokenizer)
         if is_first():
             replace_file(folder / "ready.json", json.dumps(self.settings.values["data"]).encode())
+        if self.documents:
+            return self._document_loaders(files, others, context, batch_size, seed, eval_batches)
         windows = None
         if self.validation is not None:
             share = 1.0 if others else self.validation
@@ -209,3 +280,23 @@ class Data:
             "" if windows is None else f", {windows[:, 1:].numel():,} held out for evaluations"))
         held_out = None if windows is None else [(rows[:, :-1], rows[:, 1:]) for rows in windows.split(batch_size)]
         return TokenWindows(files, context, batch_size, self.shares, seed), held_out
+
+    def _document_loaders(self, files: list, others: Any, context: int, batch_size: int, seed: int,
+                          eval_batches: int) -> tuple[Any, list | None]:
+        """The same where each row begins with a document."""
+        from ..documents import DocumentDataset, make_document_loader
+
+        end, held_out = files[0].end_of_text, None
+        rows = DocumentDataset.from_shards(_AllShards(files), context, end)
+        if others is not None:
+            held_out = DocumentDataset.from_shards(others.shards, context, end)
+        elif self.validation is not None:
+            try:
+                rows, held_out = rows.split(self.validation)
+            except ValueError as error:
+                raise UsageError(f"{self.settings.place('data', 'validation')}: {error}") from None
+        batches = None if held_out is None else held_out_documents(held_out, eval_batches * batch_size, batch_size)
+        held_rows = sum(len(inputs) for inputs, _ in batches or [])
+        say(f"{int(rows.lengths.sum()):,} tokens to train on, in {len(rows):,} rows that begin with a document" + (
+            f"; {held_rows:,} rows held out for evaluations" if held_rows else ""))
+        return make_document_loader(rows, context, batch_size, end, seed), batches

@@ -17,10 +17,15 @@ n_layers = 4
 dropout = 0.0
 
 [data]
-train = "python-documentation"      # or "twenty-in-hand", the book's story; a text file; a folder of them; JSON Lines;
-                                    # or what `llmbook tokenize` wrote. Several, with their shares of the batches:
+train = "python-documentation"      # or "stories", short ones without end; "twenty-in-hand", the book's story; a text
+                                    # file; a folder of them; JSON Lines; or what `llmbook tokenize` wrote. Several,
+                                    # with their shares of the batches:
                                     # [{path = "stories", share = 0.7}, {path = "code.jsonl", share = 0.3}]
-validation = 0.05                   # this share is held out; or the path of other text
+# stories = 20000                   # how many of them, about 265 tokens each; only with train = "stories"
+# documents = true                  # each row begins where a document begins, and rows of similar length are together;
+                                    # false: windows, cut anywhere
+validation = 0.05                   # this share is held out; or the path of other text; or "stories": some of a kind
+                                    # that the training stories never have
 tokenizer = 2048                    # learn a byte-pair encoding of 2048 tokens, from 10 MB at most, taken from all
                                     # over the text; or "gpt2"; or a tokenizer's file
 # text_column = "text"              # the key of the text in JSON Lines
@@ -28,7 +33,7 @@ tokenizer = 2048                    # learn a byte-pair encoding of 2048 tokens,
 
 [training]
 max_steps = 500
-batch_size = 16                     # windows of context_length tokens in a batch
+batch_size = 16                     # windows of context_length tokens in a batch, or documents
 learning_rate = 2e-3                # the highest one
 warmup_steps = 30
 eval_every = 100                    # steps between measurements of the held-out loss

@@ -13,7 +13,9 @@ from .contents import saved_steps
 from .device import find_device
 from .errors import UsageError, naming
 
-__all__ = ["FoundModel", "find_model", "keep_tokenizer", "open_model"]
+__all__ = ["FoundModel", "begins_with_end", "find_model", "keep_tokenizer", "open_model"]
+
+_FINGERPRINT = "tokenizer_fingerprint.json"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,16 @@ def find_model(name: str) -> FoundModel:
         return _of_run(name, path)
     if _is_saved(path):
         return FoundModel(name, "saved", path)
+    if not path.exists() and (folder := _shipped(name)):
+        return FoundModel(name, "saved", folder)
     return FoundModel(name, "other", path)
+
+
+def _shipped(name: str) -> Path | None:
+    """The folder of a model that comes with the package, None for any other name."""
+    from ..formats.shipped import SHIPPED, shipped_folder
+
+    return shipped_folder(name) if name in SHIPPED else None
 
 
 def _is_saved(folder: Path) -> bool:
@@ -232,7 +243,7 @@ def _given_tokenizer(name: str, model: str, own: Any, found: FoundModel) -> Any:
     if chosen is None:
         raise ValueError(f"{name} holds no tokenizer.json: give a file, or gpt2")
     expected = None
-    if own is None and (kept := found.path / "tokenizer_fingerprint.json").is_file():
+    if own is None and (kept := found.path / _FINGERPRINT).is_file():
         expected = _read_json(kept).get("fingerprint")
     elif own is not None:
         expected = tokenizer_fingerprint(own)
@@ -245,9 +256,19 @@ def _given_tokenizer(name: str, model: str, own: Any, found: FoundModel) -> Any:
     return chosen
 
 
-def keep_tokenizer(tokenizer: Any, folder: Path) -> None:
+def begins_with_end(name: str) -> bool:
+    """Whether each text that a model of ours was trained on began with `<|endoftext|>`, so that a prompt should too."""
+    found = find_model(name)
+    if found.kind == "saved" and (kept := found.path / _FINGERPRINT).is_file():
+        return _read_json(kept).get("begins_with_end") is True
+    if found.kind == "checkpoint" and found.run is not None and (found.run / "run.json").is_file():
+        return _read_json(found.run / "run.json").get("settings", {}).get("data.documents") is True
+    return False
+
+
+def keep_tokenizer(tokenizer: Any, folder: Path, begins_with_end: bool = False) -> None:
     """Write a tokenizer into a model's folder, and what it can be recognised by: the book's own in its format, other
-    people's in that of Hugging Face."""
+    people's in that of Hugging Face. begins_with_end: see the function of that name."""
     from ..formats.tokenizers import PretrainedTokenizer, save_tokenizer_files
     from ..scale.encoding import tokenizer_fingerprint
     from ..text import save_tokenizer
@@ -257,5 +278,7 @@ def keep_tokenizer(tokenizer: Any, folder: Path) -> None:
     else:
         save_tokenizer(tokenizer, folder / "tokenizer.json")
     (folder / "tokenizer_of.json").unlink(missing_ok=True)
-    replace_file(folder / "tokenizer_fingerprint.json", json.dumps(
-        {"fingerprint": tokenizer_fingerprint(tokenizer), "tokens": tokenizer.n_vocab}).encode())
+    about = {"fingerprint": tokenizer_fingerprint(tokenizer), "tokens": tokenizer.n_vocab}
+    if begins_with_end:
+        about["begins_with_end"] = True
+    replace_file(folder / _FINGERPRINT, json.dumps(about).encode())

@@ -113,7 +113,8 @@ def _finetune(command: Callable[..., Parser]) -> None:
 
 def _generate(command: Callable[..., Parser]) -> None:
     one = command("generate", "Let a model go on with a text.", "llmbook generate --model runs/example \"The list is\"")
-    one.add_argument("prompt", help="the text to go on with; - reads it from the standard input")
+    one.add_argument("prompt", help="the text to go on with; '' lets the model begin; - reads it from the standard "
+                     "input")
     _model_flags(one)
     _writing_flags(one, 0.7)
 
@@ -141,7 +142,7 @@ def _training_flags(added: Parser) -> None:
 
 def _model_flags(added: Parser) -> None:
     added.add_argument("--model", metavar="NAME_OR_FOLDER", default=DEFAULT_MODEL, help=f"{DEFAULT_MODEL} (if not "
-                       "given), gpt2, gpt2-medium, ...; the folder of a run, also while it trains; a folder that "
+                       "given), storyteller, gpt2, ...; the folder of a run, also while it trains; a folder that "
                        "llmbook or Hugging Face wrote; a .gguf file")
     added.add_argument("--tokenizer", metavar="NAME_OR_FILE", help="gpt2 or a file, for a model saved without one")
 

@@ -198,7 +198,7 @@ class Run:
         with naming(folder):
             save_model(model, folder)
             if is_first():
-                keep_tokenizer(tokenizer, folder)
+                keep_tokenizer(tokenizer, folder, self.note.get("data.documents") is True)
         return folder
 
     def end(self, history: Any, model: Any, tokenizer: Any) -> int:

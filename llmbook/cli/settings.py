@@ -64,6 +64,8 @@ class DataSection(Section):
     tokenizer: Annotated[int, Field(ge=257, le=LARGEST)] | Annotated[str, Field(min_length=1)] | None = None
     text_column: str = Field("text", min_length=1)
     separator: str | None = Field(None, min_length=1)
+    stories: int | None = Field(None, ge=1, le=LARGEST)
+    documents: bool = False
 
 
 class CheckpointsSection(Section):

@@ -63,12 +63,21 @@ def _fitting(w: World, kinds: tuple[Kind, ...], roles: dict) -> Kind | None:
     """One of the kinds, if the world allows it now."""
     kind = w.pick(kinds)
     keys = {role: entity.key for role, entity in roles.items()}
-    return None if kind.missing(w.state, keys) else kind
+    told = any(name == kind.name for name, _, _ in w.events)
+    return None if told or kind.missing(w.state, keys) else kind
+
+
+_TROUBLED = ("sad", "afraid", "worried", "ashamed", "jealous")
+
+
+def _calm(w: World, *agents: Agent) -> bool:
+    """Whether a side scene is in place: nobody is in trouble, and the paragraph has none yet."""
+    return not w.crowded() and all(w.get("feels", agent) not in _TROUBLED for agent in agents)
 
 
 def aside(w: World, a: Agent, share: float = 0.6) -> None:
     """A detail beside the path (a kind `aside_…` of role A), if the story has room for one."""
-    if w.room(250) and w.chance(share):
+    if w.room(250) and w.chance(share) and _calm(w, a):
         kind = _fitting(w, _group("aside_", "A"), {"A": a})
         if kind is not None:
             w.tell(kind.name, a)
@@ -76,7 +85,7 @@ def aside(w: World, a: Agent, share: float = 0.6) -> None:
 
 def aside_two(w: World, a: Agent, b: Agent, share: float = 0.5) -> None:
     """A short scene between two who are together (a kind `aside_…` of roles A B), if the story has room."""
-    if w.room(250) and w.chance(share):
+    if w.room(250) and w.chance(share) and _calm(w, a, b):
         kind = _fitting(w, _group("aside_", "AB"), {"A": a, "B": b})
         if kind is not None:
             w.tell(kind.name, a, b)

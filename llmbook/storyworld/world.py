@@ -97,6 +97,7 @@ class World:
         self._year: int | None = None
         self._hour: str | None = None
         self._used: dict[str, list[int]] = {}
+        self._trees: dict[object, str] = {}
         self.target = 520 + int(self.random() * 620)
 
     # --- chance ---------------------------------------------------------------------------------------------------
@@ -115,6 +116,17 @@ class World:
     def room(self, characters: int = 0) -> bool:
         """Whether the story is still shorter than it is meant to be by so many characters (a sentence has about 60)."""
         return self.length + characters < self.target
+
+    def crowded(self) -> bool:
+        """Whether the paragraph that is being told has a side scene (a kind `aside_…`) already."""
+        if self._gap:
+            return False
+        for name, _, sentence in reversed(self.events):
+            if name.startswith("aside_"):
+                return True
+            if self.told[sentence][1] == "\n\n":
+                break
+        return False
 
     # --- who, what, where -----------------------------------------------------------------------------------------
 
@@ -332,8 +344,7 @@ class World:
             extra[f"{role}_{second}"] = kind.counted[n]
             extra[f"{role}_{second}_c"] = kind.counted_c[n]
         for name in variant.free:
-            extra[f"_{name}"] = self._season(name) if name in SEASONS else (
-                self._time() if name == "time" else self.pick(word_lists()[name]))
+            extra[f"_{name}"] = self._word(name)
         if extra:
             roles = {**roles, **extra}
         if link and variant.linked:
@@ -342,6 +353,17 @@ class World:
             self._linked.add(joint)
             return f"{joint} {variant.linked.format_map(roles)}"
         return variant.first.format_map(roles)
+
+    def _word(self, name: str) -> str:
+        """A word of a list that carries no fact. The season, the time and the tree of a place stay what they are."""
+        if name in SEASONS:
+            return self._season(name)
+        if name == "time":
+            return self._time()
+        if name == "tree" and self.cast:
+            where = self.state.get(("place", self.hero.key))
+            return self._trees.setdefault(where, self.pick(word_lists()[name]))
+        return self.pick(word_lists()[name])
 
     def _season(self, name: str) -> str:
         """The season, the same in the whole story and one that goes with the weather, as that list says it."""

@@ -9,7 +9,9 @@ from hashlib import sha256
 
 import pytest
 
+from llmbook import files
 from llmbook.book import corpora
+from llmbook.storyworld import stories
 from llmbook.text import read_text
 from tests.support.repository import ROOT
 
@@ -37,7 +39,7 @@ def test_the_story_is_clean_prose():
 
 
 def test_missing_data_folder_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(corpora.resources, "files", lambda package: tmp_path / package)
+    monkeypatch.setattr(files.resources, "files", lambda package: tmp_path / package)
     with pytest.raises(FileNotFoundError, match=r"no data folder in or beside .*: .*pip install \."):
         corpora.data_folder()
 
@@ -93,3 +95,21 @@ def test_a_package_s_docstrings_are_its_own():
     found = package_docstrings(json)
     assert json.JSONEncoder.__doc__.strip()[:40] in "\n".join(found)
     assert len(found) == len(set(found)) > 5 and min(map(len, found)) >= 40
+
+
+def test_story_documents_are_the_first_stories_of_their_split_and_are_kept(monkeypatch):
+    wanted = [story.text for story in stories(5, 4, split="train")]
+    assert corpora.story_documents(2, seed=5) == wanted[:2]
+    assert corpora.story_documents(4, seed=5) == wanted
+    assert corpora.story_documents(4, seed=5, split=None) == [story.text for story in stories(5, 4)]
+    monkeypatch.setattr("llmbook.storyworld.corpus.one_story", None)  # nothing is told again
+    assert corpora.story_documents(3, seed=5) == wanted[:3]
+    corpora.story_documents(3, seed=5).clear()  # a caller's list is its own
+    assert corpora.story_documents(3, seed=5) == wanted[:3]
+    with pytest.raises(ValueError, match="n is -1: ask for 0 stories or more"):
+        corpora.story_documents(-1)
+
+
+def test_held_out_stories_are_those_of_the_test_split():
+    assert corpora.held_out_stories(6) == [story.text for story in stories(1, 6, split="test")]
+    assert not set(corpora.held_out_stories(6)) & set(corpora.story_documents(200))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from llmbook.book.heads import attention_maps, subject_sentences, word_attention
+from llmbook.book.heads import attention_maps, noun_weights, subject_sentences, word_attention
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.llama import Llama, LlamaConfig
 
@@ -72,6 +72,17 @@ def test_pieces_of_a_word_are_taken_together():
     torch.testing.assert_close(found[:, :, 2, 1], maps[:, :, 3, 1] + maps[:, :, 3, 2])
     torch.testing.assert_close(found[:, :, 1, 0], maps[:, :, 2, 0])
     torch.testing.assert_close(found.sum(-1), torch.ones(2, 6, 3))
+
+
+def test_weights_to_the_two_nouns():
+    torch.manual_seed(0)
+    model, tokenizer = Llama(LlamaConfig(64, 64, 24, 6, 2, 2, 32)), Pieces()
+    sentences = subject_sentences("choose")[:2]
+    subject, other = noun_weights(model, tokenizer, sentences, attending="because")
+    assert subject.shape == other.shape == (2, 2, 6)
+    words, maps = word_attention(model, tokenizer, sentences[1].text)
+    torch.testing.assert_close(subject[1], maps[:, :, words.index("because"), words.index(sentences[1].subject)])
+    torch.testing.assert_close(other[1], maps[:, :, words.index("because"), words.index(sentences[1].other)])
 
 
 def test_sentences_to_choose_with_and_to_measure_on_share_no_subject():

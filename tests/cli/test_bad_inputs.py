@@ -116,7 +116,7 @@ ARGUMENTS += [(("finetune", "--data", "entries.json", "--out", "o", "--model", "
               if (flag, value) != ("--validation", "x.json")]
 ARGUMENTS += [(arguments, arguments[-1]) for arguments in (
     ("generate", "--model", "", "x"), ("generate", "--model", "gone", "x"), ("generate", "--model", "story.txt", "x"),
-    ("generate", "--model", "tokens", "x"), ("generate", "--model", "ours", ""), ("chat", "--model", "gone"),
+    ("generate", "--model", "tokens", "x"), ("chat", "--model", "gone"),
     ("chat", "--model", "done"), ("tokenize", "gone", "t"), ("tokenize", "", "t"), ("tokenize", "story.txt", ""),
     ("tokenize", "story.txt", "t", "--tokenizer", "gone"), ("tokenize", "story.txt", "t", "--tokenizer", "3"),
     ("tokenize", "story.txt", "t", "--processes", "0"), ("tokenize", "story.txt", "t", "--tokenizer", ""),
@@ -153,7 +153,8 @@ BAD_SETTINGS = {
                        "[{path = 'story.txt', share = 0}]", "[{path = 'story.txt', share = nan}]", "[['story.txt']]"),
              "validation": ("0", "1.0", "-0.1", "'gone'", "true", "''", "nan", "1e-9"),
              "tokenizer": ("0", "3", "'gpt9'", "''", "1.5", "99999999999", "200000", "false"),
-             "text_column": ("''", "3"), "separator": ("''", "3"), "trian": ("'x'",)},
+             "text_column": ("''", "3"), "separator": ("''", "3"),
+             "stories": ("0", "-1", "1.5", "'x'", "5", "99999999999"), "documents": ("1", "'yes'"), "trian": ("'x'",)},
     "training": {"max_steps": ("0", "-1", "1.5", "'x'", "10000000000"), "batch_size": ("0", "-2", "2.5", "10000000000"),
                  "seed": ("-1", "1.5", "99999999999999999999"), "learning_rate": ("0", "-1.0", "nan", "inf", "'fast'"),
                  "warmup_steps": ("-1", "'x'"), "final_fraction": ("-0.5", "nan"), "weight_decay": ("-1.0", "inf"),

@@ -1,5 +1,6 @@
 """The command: cost."""
 
+import json
 
 import pytest
 import torch
@@ -60,3 +61,17 @@ def test_of_a_large_vocabulary_only_a_part_of_the_logits_is_counted():
     assert few == 256 * 2 * layers + 12 * 256 * 50257 and many == 1024 * 2 * layers + 12 * 256 * 50257
     on_gpu = cost.activation_bytes(model, 16384, 50257, True, "cuda")
     assert on_gpu == 16384 * 2 * layers + 12 * 4096 * 50257
+
+
+def test_a_dry_run_of_documents_counts_what_they_have(place, call):
+    lines = [json.dumps({"text": text}) for text in (STORY[:200], STORY[200:300])]
+    (place / "two.jsonl").write_text("\n".join(lines))
+    sizes = [len(load_tokenizer("tokenizer.json").encode(text)) + 1 for text in (STORY[:200], STORY[200:300])]
+    assert 32 < min(sizes)  # longer than the context: each is several rows
+    row = round(sum(sizes) / sum(-(-size // 32) for size in sizes))
+    of = ("--set", "data.train=two.jsonl", "--set", "data.documents=true", "--dry-run")
+    code, out, err = pretrain(call, *of)
+    assert code == 0, err
+    assert f"1 x 4 documents of about {row} tokens" in out and f"tokens a step{4 * row:>27,}" in out
+    assert call("tokenize", "two.jsonl", "tokens", "--tokenizer", "tokenizer.json")[0] == 0
+    assert "documents of about 32 tokens" in pretrain(call, *of, "--set", "data.train=tokens")[1]

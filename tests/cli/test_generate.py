@@ -2,14 +2,18 @@
 
 import io
 import json
+import shutil
 
+import pytest
 import torch
 
 from llmbook.cli.main import main
 from llmbook.formats.tokenizers import tokenizer_of
 from llmbook.generation import generate
-from llmbook.text import load_tokenizer
-from llmbook.training import load_model
+from llmbook.gpt import GPT, GPTConfig
+from llmbook.text import load_tokenizer, save_tokenizer, train_bpe
+from llmbook.training import load_model, save_model
+from tests.cli.helpers import STORY, pretrain
 from tests.cli.test_models import pretrained_folder
 
 
@@ -57,3 +61,37 @@ def test_a_text_ends_at_any_end_token_and_begins_as_the_model_wants(tmp_path, ca
             ids.tolist()) or iter([torch.tensor([68]), torch.tensor([end]), torch.tensor([69])]))
         assert call("generate", "--model", folder, "H") == (0, "HA\n", "")
     assert seen[0][0][0] == 1
+
+
+def test_without_a_prompt_a_text_begins(chat_model, call, monkeypatch):
+    [end] = load_tokenizer(chat_model / "tokenizer.json").encode("<|endoftext|>", allowed_special="all")
+    seen = []
+    monkeypatch.setattr("llmbook.generation.stream", lambda model, ids, *_, **__: seen.append(ids.tolist()) or iter(
+        [torch.tensor([65]), torch.tensor([end]), torch.tensor([66])]))
+    assert call("generate", "--model", chat_model, "") == (0, "A\n", "")
+    assert call("generate", "--model", chat_model, "A") == (0, "AA\n", "")  # it was trained on windows
+    assert seen == [[[end]], [[65]]]
+
+
+def test_a_prompt_of_nothing_needs_a_token_to_begin_with(tmp_path, call):
+    save_model(GPT(GPTConfig(300, 16, 8, 2, 1)), tmp_path / "plain")
+    save_tokenizer(train_bpe(STORY, 300, ("<|end|>",)), tmp_path / "plain" / "tokenizer.json")
+    code, out, err = call("generate", "--model", tmp_path / "plain", "")
+    assert (code, out) == (2, "")
+    assert err == "llmbook: the prompt '' has no tokens: give a few words to go on from\n"
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_a_model_of_documents_reads_a_prompt_as_the_beginning_of_one(place, call, monkeypatch, unfinished):
+    code, _, err = pretrain(call, "--max-steps", "2", "--set", "data.documents=true", "--set",
+                            "checkpoints.every_steps=1", "--set", "data.validation=story.txt")
+    assert code == 0, err
+    if unfinished:
+        shutil.rmtree("out/model")
+    tokenizer, seen = load_tokenizer("tokenizer.json"), []
+    [end] = tokenizer.encode("<|endoftext|>", allowed_special="all")
+    monkeypatch.setattr("llmbook.generation.stream",
+                        lambda model, ids, *_, **__: seen.append(ids.tolist()) or iter([torch.tensor([65])]))
+    for prompt in ("The", "<|endoftext|>The"):
+        assert call("generate", "--model", "out", prompt)[:2] == (0, f"{prompt}{tokenizer.decode([65])}\n")
+    assert seen == [[[end, *tokenizer.encode("The")]]] * 2

@@ -130,3 +130,18 @@ def test_a_device_and_a_number_format_are_chosen_or_refused(chat_model, call):
         assert repr(device) in err and "cpu, cuda or mps" in err
     code, _, err = call(*given, "--dtype", "int3")
     assert code == 2 and "'int3'" in err and "bfloat16" in err
+
+
+def test_a_model_that_comes_with_the_package_is_known_by_its_name(chat_model, call, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmbook.formats.shipped.data_folder", lambda: tmp_path)
+    code, _, err = call("generate", "--model", "storyteller", "x")
+    assert code == 1 and "storyteller holds no model: install llmbook again" in err and err.count("\n") == 1
+    chat_model.rename(tmp_path / "storyteller")
+    code, out, err = call("generate", "--model", "storyteller", "--max-new-tokens", 3, "Tell")
+    assert code == 0 and out.startswith("Tell"), err
+    FOUR.to_json(tmp_path / "four.json", orient="records")
+    code, _, err = call("finetune", "--model", "storyteller", "--data", tmp_path / "four.json", "--out",
+                        tmp_path / "run", "--validation", "0.5", "--max-steps", 1)
+    assert code == 0, err
+    monkeypatch.chdir(tmp_path)  # a folder of that name is a path, as everywhere in the command
+    assert call("generate", "--model", "storyteller", "--max-new-tokens", 0, "Tell")[:2] == (0, "Tell\n")

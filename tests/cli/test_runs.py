@@ -7,7 +7,7 @@ import shutil
 import pytest
 from filelock import FileLock
 
-from llmbook import training
+from llmbook import training_run
 from llmbook.book.corpora import data_folder
 from llmbook.training import load_model
 from tests.cli.helpers import STORY, pretrain, rows, tree, weights
@@ -83,7 +83,7 @@ def test_a_setting_that_is_not_given_is_its_default(place, call, setting):
 def test_a_run_may_be_compiled_from_some_step_on(place, call, monkeypatch):
     """It computes the same. A run that an older version began knows nothing of it."""
     seen = []
-    monkeypatch.setattr(training, "compiled_loss", lambda loss_fn, device: seen.append(str(device)) or loss_fn)
+    monkeypatch.setattr(training_run, "compiled_loss", lambda loss_fn, device: seen.append(str(device)) or loss_fn)
     assert pretrain(call, "--set", 'checkpoints.allow=["max_steps"]')[0] == 0 and not seen
     note = json.loads((place / "out" / "run.json").read_text())
     assert "training.compile" not in note["settings"]

@@ -16,10 +16,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("storyworld.*",),  # imports nothing of the rest, and no torch
     ("threads", "extras", "files", "devices", "assets", "families", "protocols", "diagnosis", "model_files",
      "answer_checks", "judges", "tokenizing", "head_loss",
-     "compiling", "prefetching", "caching"),
+     "compiling", "prefetching", "caching", "documents", "training_run"),
     ("text",),
     ("attention",),
     ("gpt",),
+    ("text_batch",),  # what continues texts side by side
     ("training", "generation"),
     ("llama",),
     ("gemma",),

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from llmbook import prefetching, training
+from llmbook import prefetching, training_run
 from llmbook.instructions import instruction_loader, response_loss
 from llmbook.scale import checkpoint_folder as module
 from llmbook.scale import checkpoints as keeping
@@ -504,7 +504,7 @@ def test_less_data_than_before_is_noticed(folder):
 
 def test_a_run_may_go_on_compiled(folder, monkeypatch):
     asked = []
-    monkeypatch.setattr(training, "compiled_loss", lambda loss_fn, device: asked.append(device) or loss_fn)
+    monkeypatch.setattr(training_run, "compiled_loss", lambda loss_fn, device: asked.append(device) or loss_fn)
     train(gpt(), loader(), next_token_loss, quick(2), checkpoints=Checkpoints(folder))
     history = train(gpt(), loader(), next_token_loss, quick(4, compile=True),
                     checkpoints=Checkpoints(folder, allow=["max_steps"]))

@@ -12,6 +12,7 @@ from llmbook.storyworld import World, stories
 from llmbook.storyworld.corpus import HELD_OUT_ONE_IN, has_held_out, held_out, one_story
 from llmbook.storyworld.grammar import all_kinds
 from llmbook.storyworld.plots import all_plots
+from llmbook.storyworld.scenes import aside, hero, opening
 from llmbook.storyworld.variety import measure, read_collection
 from llmbook.storyworld.words import lexicon
 from llmbook.storyworld.world import FEWEST_WORDS, MOST_WORDS
@@ -27,6 +28,42 @@ def test_stories_have_100_to_250_words_and_an_ending(many):
         assert FEWEST_WORDS <= len(story.text.split()) <= MOST_WORDS
         assert story.ending == story.facts[-1].kind
         assert story.ending.startswith("end_")
+
+
+def test_side_scenes_are_rare_and_come_in_calm_moments(many):
+    for story in many[:600]:
+        told, here = set(), 0
+        for event, gap in zip(story.facts, story.gaps):
+            here = 0 if gap == "\n\n" else here
+            if event.kind.startswith("aside_"):
+                here += 1
+                assert here == 1, story.text
+                assert event.kind not in told, story.text
+                told.add(event.kind)
+
+
+def test_no_side_scene_is_told_while_somebody_is_sad():
+    w = World(3)
+    a = hero(w)
+    opening(w, a)
+    w.tell("feel_sad", a)
+    w.paragraph()
+    events = len(w.events)
+    for _ in range(30):
+        aside(w, a, share=1)
+    assert len(w.events) == events
+    w.tell("feel_glad", a)
+    w.paragraph()
+    for _ in range(30):
+        aside(w, a, share=1)
+    assert len(w.events) == events + 2
+
+
+def test_a_place_has_one_tree_in_a_story():
+    w = World(3)
+    a = hero(w)
+    opening(w, a, next(place for place in lexicon().places if place.key == "orchard"))
+    assert len({w._word("tree") for _ in range(20)}) == 1
 
 
 def test_the_facts_say_in_which_sentence_they_are_told(many):
@@ -171,5 +208,5 @@ def test_stories_survive_pickling_for_other_processes(many):
 
 
 def test_every_kind_is_told_by_some_plot(many):
-    told = {event.kind for story in [*many, *stories(12, 2500)] for event in story.facts}
+    told = {event.kind for story in [*many, *stories(12, 5000)] for event in story.facts}
     assert set(all_kinds()) - told == set()

@@ -200,7 +200,7 @@ def exercise_5(attention_with_distance: Callable[[Tensor, Tensor, Tensor, Tensor
 LAB_STEPS, LAB_TOKENS = 600, 24
 
 
-def _repeated_texts(n: int) -> tuple[Tensor, Tensor]:
+def repeated_texts(n: int) -> tuple[Tensor, Tensor]:
     """Texts that repeat a passage of 6 to 12 different tokens, and the tokens to predict: each (n, 24).
 
     What cannot be predicted yet, and what follows the last token, is -100.
@@ -215,14 +215,14 @@ def train_copier(model: nn.Module) -> float:
     """Train on repeated texts; returns the share of tokens predicted right in new ones, once a passage repeats."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(LAB_STEPS):
-        text, targets = _repeated_texts(64)
+        text, targets = repeated_texts(64)
         loss = nn.functional.cross_entropy(model(text).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     model.eval()
     with torch.no_grad():
-        text, targets = _repeated_texts(500)
+        text, targets = repeated_texts(500)
         right = model(text).argmax(dim=-1) == targets
     return (right.sum() / (targets >= 0).sum()).item()
 
@@ -234,15 +234,15 @@ def exercise_6(build_copier: Callable[[], nn.Module]) -> None:
     numbers = sum(parameter.numel() for parameter in model.parameters())
     expect(numbers <= 20_000, f"Your model has {numbers:,} numbers to train, more than 20,000.")
     with torch.no_grad():
-        text, _ = _repeated_texts(4)
+        text, _ = repeated_texts(4)
         scores = expect_tensor(model(text), (4, LAB_TOKENS, 16), "what your model returns")
         changed = text.clone()
         changed[:, -1] = (changed[:, -1] + 1) % 16
         model.eval()
+        expect(bool(scores.isfinite().all()), "Some scores are not finite.")
         expect(close(model(text)[:, :-1], model(changed)[:, :-1]),
                "Your model looks ahead: earlier scores change when the last token does.")
         model.train()
-    expect(bool(scores.isfinite().all()), "Some scores are not finite.")
     share = train_copier(model)
     hint = ("Guessing gives 6 %." if share < 0.12 else
             "Is there one layer only, or does the second one not see where the first one looked? The first has to "

@@ -82,14 +82,11 @@ def teaching(w: World) -> None:
 def boasting(w: World) -> None:
     """Somebody boasts, is taken at the word, owns up, and learns in time to do it."""
     a, b = scenes.hero(w), w.somebody()
-    p = scenes.opening_two(w, a, b, w.place("open"))
+    scenes.opening_two(w, a, b, w.place("open"))
     t = w.thing("learn")
     w.tell("boast", a, b, t)
     w.tell("take_at_word", b, a, t)
     w.paragraph()
-    w.tell("go", a, w.place())
-    scenes.aside(w, a, share=0.4)
-    w.tell("come_to", a, b, p, link="day" if w.chance(0.4) else "")
     w.tell("admit_boast", a, b, t)
     w.tell("offer_lesson", b, a, t)
     w.paragraph()

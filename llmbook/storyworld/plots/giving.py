@@ -1,7 +1,6 @@
 """Plots about sharing, lending and promises."""
 
 from .. import scenes
-from ..subplots import chore
 from ..world import World
 from .registry import plot
 
@@ -86,14 +85,10 @@ def promise(w: World) -> None:
     w.tell("go", a, w.place())
     scenes.aside(w, a)
     if w.chance(0.5):
-        if w.room(400) and w.chance(0.5):
-            c = w.helper()
-            w.tell("meet", a, c)
-            chore(w, a, c)
         w.tell("get_thing", a, t)
         scenes.feel(w, a, glad=True)
         w.paragraph()
-        w.tell("go", a, p)
+        w.tell("return_to", a, b, p)
         w.tell("keep_promise", a, b, t)
         w.tell("feel_glad", b)
         w.end("end_promise_kept", b, a, t)

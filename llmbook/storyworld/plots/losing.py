@@ -44,7 +44,8 @@ def lose_find(w: World) -> None:
         w.tell("find", a, t)
         together = True
     else:
-        w.tell("find", a, t, link="end" if not hinted else "")
+        w.tell("go", a, lost_at, link="end" if not hinted else "")
+        w.tell("find", a, t)
         together = False
     w.tell("feel_glad", a)
     if together:

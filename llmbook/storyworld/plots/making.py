@@ -17,7 +17,6 @@ def build_it(w: World) -> None:
     s = w.counted("part")
     need = w.between(8, 19)
     w.tell("need_parts", a, b, s, need, need - w.between(2, 6))
-    scenes.feel(w, a, glad=False, share=0.3)
     w.paragraph()
     w.tell("go_together", a, b, w.place())
     scenes.aside_two(w, a, b)
@@ -74,10 +73,6 @@ def lost_young(w: World) -> None:
     for _ in range(w.between(2, 3)):
         w.tell("not_here", a, c, w.place())
         scenes.aside(w, a, share=0.4)
-    if w.chance(0.5):
-        b = w.somebody()
-        w.tell("meet", a, b)
-        scenes.aside_two(w, a, b, share=0.7)
     w.paragraph()
     w.tell("mother_found", a, c, w.place("open", "wild"), w.between(4, 9))
     scenes.feel(w, a, glad=True)

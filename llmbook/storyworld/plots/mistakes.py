@@ -152,7 +152,7 @@ def said_in_anger(w: World) -> None:
     w.tell("miss", a, b)
     w.tell("feel_silly", a, b)
     w.paragraph()
-    w.tell("come_to", a, b, q)
+    w.tell("look_for_hidden", a, b, q)
     w.tell("found_hidden", b, a, q)
     w.tell("take_back", a, b)
     w.tell("made_up", b, a)
@@ -200,7 +200,7 @@ def joke_goes_wrong(w: World) -> None:
 def broken_window(w: World) -> None:
     """A thing flies through a window; its owner runs away, comes back, and works for the pane."""
     a = scenes.hero(w)
-    p = scenes.opening(w, a, w.place("start", "open"))
+    p = scenes.opening(w, a, w.place("dwell"))
     t = w.thing("carry", "toy", avoid=("light", "soft", "music", "wear"))
     if w.chance(0.4):
         w.tell("gift_from", a, t, w.helper())
@@ -209,13 +209,11 @@ def broken_window(w: World) -> None:
     scenes.aside(w, a)
     w.tell("kick_far", a, t, p)
     w.paragraph()
-    w.tell("run_off", a, w.place())
-    scenes.aside(w, a)
+    w.tell("run_off", a, w.place("open"))
     w.tell("think_window", a, t)
     w.paragraph()
     b = stranger(w)
-    q = w.place("dwell")
-    w.tell("go_confess", a, b, t, q)
+    w.tell("go_confess", a, b, t, p)
     w.tell("window_price", b, a, w.between(2, 9))
     w.paragraph()
     w.tell("do_work", a, b)
@@ -233,8 +231,6 @@ def pretend_ill(w: World) -> None:
     w.tell("pretend_ill", a, b)
     w.paragraph()
     w.tell("nurse", b, a)
-    if w.room(400):
-        scenes.aside(w, a)
     w.tell("watch_work", a, b)
     w.paragraph()
     w.tell("jump_up", a, b)

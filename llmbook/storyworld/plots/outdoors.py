@@ -21,7 +21,6 @@ def storm_carries(w: World) -> None:
     w.paragraph()
     for _ in range(w.between(2, 3)):
         w.tell("chase", a, t, w.place("open"))
-        scenes.aside(w, a, share=0.3)
     scenes.feel(w, a, glad=False, share=0.5)
     w.paragraph()
     c = w.creature("small", "wood")
@@ -80,7 +79,7 @@ def up_high(w: World) -> None:
     w.paragraph()
     b = w.somebody()
     w.tell("meet", a, b)
-    scenes.aside_two(w, a, b)
+    w.tell("two_short", a, b, t)
     c = w.helper() if w.chance(0.5) else w.somebody()
     w.tell("meet", b, c)
     w.tell("tower", a, b, c, t)

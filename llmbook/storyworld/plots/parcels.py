@@ -50,7 +50,6 @@ def same_bags(w: World) -> None:
     w.paragraph()
     w.tell("take_wrong", a, b, t, q)
     u = w.thing("carry", "gift", avoid=("food", "box", "light"))
-    scenes.aside(w, a)
     w.tell("open_wrong", a, b, t, u)
     scenes.feel(w, a, glad=False)
     w.tell("think_bag", a, u)

@@ -63,8 +63,7 @@ def race(w: World) -> None:
         w.end("end_won", b, a)
     else:
         w.tell("take_lead", b, a)
-        w.tell("take_lead", a, b)
-        scenes.aside(w, a)
+        w.tell("overtake", a, b)
         w.tell("keep_running", a, b)
         w.paragraph()
         w.tell("win_easily", a, b)
@@ -77,11 +76,11 @@ def race(w: World) -> None:
 def hide_and_seek(w: World) -> None:
     """One counts and seeks; the other hides, and perhaps finds something where it is dark."""
     a, b = scenes.hero(w), w.somebody()
-    scenes.opening_two(w, a, b)
+    scenes.opening_two(w, a, b, w.place("start", "near"))
     scenes.aside_two(w, a, b)
     w.tell("hide_game", a, b, w.between(10, 30))
     w.paragraph()
-    q = w.place("indoors")
+    q = w.place("indoors", "near")
     w.tell("hide_away", b, q)
     treasure = w.chance(0.5)
     if treasure:
@@ -89,8 +88,7 @@ def hide_and_seek(w: World) -> None:
         w.tell("find_in_hiding", b, t)
     w.paragraph()
     for _ in range(w.between(1, 2)):
-        w.tell("seek_wrong", a, w.place(), b)
-        scenes.aside(w, a)
+        w.tell("seek_wrong", a, w.place("near"), b)
     w.tell("seek_found", a, b, link="end" if w.chance(0.3) else "")
     w.paragraph()
     scenes.feel(w, a, glad=True, share=0.4)

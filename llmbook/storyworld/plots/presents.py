@@ -11,7 +11,7 @@ from .registry import plot
 def secret_get(w: World, a: Agent, b: Agent, t: Thing, q: Place) -> None:
     """`a` makes or gets the thing that `b` wants, at the place `q`, and hides it there."""
     w.tell("go", a, q)
-    w.tell("make_secretly" if "make" in t.tags and w.chance(0.7) else "get_thing", a, t, q)
+    w.tell("get_thing" if "trade" in q.tags else "make_secretly", a, t, q)
     w.tell("hide_present", a, t, q)
 
 
@@ -19,8 +19,12 @@ def secret_get(w: World, a: Agent, b: Agent, t: Thing, q: Place) -> None:
 def secret_present(w: World) -> None:
     """Somebody prepares a present in secret; the friend feels left out, nearly finds it, or finds it and is silent."""
     a, b = scenes.hero(w), w.somebody()
-    p, q = scenes.opening_two(w, a, b), w.place("indoors", avoid=("house",))
+    p = scenes.opening_two(w, a, b)
     t = w.thing("gift", avoid=("food", "light"))
+    if "make" in t.tags and w.chance(0.7):
+        q = w.place("indoors", avoid=("house", "dwell", "trade"))
+    else:
+        q = w.place("indoors", "trade")
     w.tell("birthday_in", b, w.between(3, 9))
     w.tell("long_for", b, t)
     w.tell("plan_secret", a, b, t)

@@ -21,7 +21,6 @@ def vanishing_food(w: World) -> None:
     c = w.creature("walk", "small")
     w.tell("thief_comes", a, b, c)
     w.tell("why_stolen", a, c)
-    scenes.aside_two(w, a, b, share=0.3)
     w.end("end_thief_fed", a, c, s)
 
 
@@ -33,11 +32,9 @@ def stuck_cart(w: World) -> None:
     scenes.opening(w, a, p)
     u = w.thing("heavyload")
     w.tell("stuck", a, u, p)
-    scenes.aside(w, a)
     w.paragraph()
     b = w.somebody()
     w.tell("meet", a, b)
-    scenes.aside_two(w, a, b, share=0.3)
     w.tell("pull_first", a, b, u)
     if w.chance(0.8):
         c = w.helper() if w.chance(0.5) else w.somebody()

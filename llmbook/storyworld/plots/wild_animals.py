@@ -20,7 +20,6 @@ def count_herd(w: World, a: Agent, b: Agent, p: Place) -> None:
     how = w.random()
     if how < 0.4:
         w.tell("w_one_more", a, s)
-        scenes.aside(w, a, share=0.3)
         c = w.child()
         w.tell("w_extra_owner", a, c)
         scenes.aside_two(w, a, c)
@@ -29,7 +28,6 @@ def count_herd(w: World, a: Agent, b: Agent, p: Place) -> None:
         scenes.feel(w, a, glad=False)
         for _ in range(w.between(1, 2)):
             w.tell("w_seek_stray", a, s, w.place("open"))
-            scenes.aside(w, a, share=0.3)
         w.tell("w_find_stray", a, s, Q=w.place("open"))
         scenes.feel(w, a, glad=True)
     else:
@@ -109,7 +107,6 @@ def w_stubborn(w: World) -> None:
         b = w.child()
         w.tell("meet", a, b)
         w.tell("w_push_both", a, b, c)
-        scenes.aside_two(w, a, b, share=0.3)
     else:
         w.tell("w_tug", a, c)
     w.paragraph()

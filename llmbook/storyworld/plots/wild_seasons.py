@@ -38,7 +38,6 @@ def w_snowman(w: World) -> None:
     w.tell("own", a, t)
     w.tell("w_roll_snow", a, b, p)
     w.tell("w_dress_snow", a, b, t)
-    scenes.aside_two(w, a, b, share=0.4)
     w.paragraph()
     for _ in range(w.between(1, 2)):
         w.tell("w_cold_without", a, t)

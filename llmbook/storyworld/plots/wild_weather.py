@@ -45,7 +45,7 @@ def w_guest(w: World) -> None:
     w.paragraph()
     k = w.between(2, 6)
     if w.chance(0.75):
-        w.tell("w_supper", a, b, w.counted("baked") if w.chance(0.6) else w.counted("garden"), 2 * k, k)
+        w.tell("w_supper", a, b, w.counted("baked") if w.chance(0.6) else w.counted("garden", "food"), 2 * k, k)
     if w.chance(0.75) and w.room(200):
         w.tell("w_guest_tale", b, a)
     w.tell("w_one_bed", a, b, t)

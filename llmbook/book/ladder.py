@@ -1,0 +1,127 @@
+"""The common setting of the loss ladder: one text, one split, one number that falls from chapter to chapter.
+
+The text is stories of `llmbook.storyworld`. What is predicted is each token of a story and its end, given what the
+story says before; what is reported is bits per byte, so that models with different tokens can be compared. The ladder's
+own tokens are bytes, which need no tokenizer to be trained first. With longer tokens, counting is too good to be passed
+in seconds by anything that learns: the phrases of the stories return.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import tiktoken
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llmbook.storyworld import stories
+from llmbook.text import END_OF_TEXT, GPT2_PATTERN
+from llmbook.tokenizing import tokenizer_from_merges
+
+TRAIN_STORIES, VALIDATION_STORIES, HELD_OUT_STORIES = 2_000, 100, 200
+TRAIN_SEED, HELD_OUT_SEED, VALIDATION_SEED = 1, 2, 3
+RUNGS = ("1-gram", "2-gram", "3-gram", "network", "attention", "blocks", "reader", "storyteller")
+TABLE = Path(__file__).with_name("ladder.json")
+
+
+class LadderData(NamedTuple):
+    """What every rung is trained and measured on. A document is a list of ids: end, the story's bytes, end.
+
+    Attributes:
+        tokenizer: 257 ids: the 256 bytes, and `<|endoftext|>` (`tokenizer.eot_token`), which begins and ends a story.
+        train: documents to learn from.
+        validation: documents to choose settings with.
+        held_out: documents to report, once; names, things and plots meet here that never meet in `train`.
+        validation_bytes, held_out_bytes: bytes of their texts, ends not counted.
+    """
+
+    tokenizer: tiktoken.Encoding
+    train: list[list[int]]
+    validation: list[list[int]]
+    held_out: list[list[int]]
+    validation_bytes: int
+    held_out_bytes: int
+
+
+@lru_cache(maxsize=1)
+def _texts() -> tuple[list[str], list[str], list[str]]:
+    return (story_texts(TRAIN_SEED, TRAIN_STORIES, "train"), story_texts(VALIDATION_SEED, VALIDATION_STORIES, "test"),
+            story_texts(HELD_OUT_SEED, HELD_OUT_STORIES, "test"))
+
+
+def story_texts(seed: int, n: int, split: str) -> list[str]:
+    """The texts of `n` stories of a seed and a split, "train" or "test"."""
+    return [story.text for story in stories(seed, n, split=split)]
+
+
+def ladder_data() -> LadderData:
+    """The ladder's tokenizer and documents; two to four seconds the first time. See `LadderData`."""
+    train, validation, held_out = _texts()
+    tokenizer = tokenizer_from_merges([], (END_OF_TEXT,), GPT2_PATTERN)
+    return LadderData(tokenizer, documents(train, tokenizer), documents(validation, tokenizer),
+                      documents(held_out, tokenizer), count_bytes(validation), count_bytes(held_out))
+
+
+def documents(texts: Iterable[str], tokenizer: tiktoken.Encoding) -> list[list[int]]:
+    """Each text as its ids between two `<|endoftext|>`."""
+    end = tokenizer.eot_token
+    return [[end, *tokenizer.encode_ordinary(text), end] for text in texts]
+
+
+def held_out_documents(tokenizer: tiktoken.Encoding) -> tuple[list[list[int]], int]:
+    """The ladder's held-out stories as documents of another tokenizer, and the bytes of their texts."""
+    held_out = _texts()[2]
+    return documents(held_out, tokenizer), count_bytes(held_out)
+
+
+def count_bytes(texts: Iterable[str]) -> int:
+    """Bytes of some texts in UTF-8."""
+    return sum(len(text.encode()) for text in texts)
+
+
+def bits_per_byte(total_nats: float, total_bytes: int) -> float:
+    """Nats that a model needs for some texts, ends included, as bits for each byte of the texts.
+
+    Raises:
+        ValueError: if there is no byte.
+    """
+    if total_bytes < 1:
+        raise ValueError(f"total_bytes is {total_bytes}: give the bytes of the texts that were predicted")
+    return total_nats / math.log(2) / total_bytes
+
+
+@torch.no_grad()
+def total_nats(model: Callable[[Tensor], Tensor], held_out: Sequence[Sequence[int]],
+               context_length: int | None = None) -> float:
+    """Nats that a model needs for documents: the sum over every token but a document's first.
+
+    Args:
+        model: ids (batch, tokens) -> logits (batch, tokens, vocab_size), each from the ids up to its place.
+        held_out: documents, as in `LadderData`.
+        context_length: the most ids that the model takes, an even number. Longer documents are read in windows that
+            overlap by half, so that a token is predicted from at least half a window, or all there is before it.
+    """
+    total = 0.0
+    for document in held_out:
+        ids = torch.tensor([list(document)])
+        size = context_length or ids.shape[1]
+        start, counted = 0, 0  # of the targets, which are ids[:, 1:]
+        while counted < ids.shape[1] - 1:
+            window = ids[:, start : start + size + 1]
+            logits = model(window[:, :-1])[0, counted - start :].float()
+            total += F.cross_entropy(logits, window[0, counted - start + 1 :], reduction="sum").item()
+            counted = start + window.shape[1] - 1
+            start = counted - size // 2
+    return total
+
+
+def ladder_table() -> dict[str, list[float]]:
+    """The stored rungs, lowest first: held-out bits per byte, one for each seed. `python tools/ladder.py` writes it."""
+    stored = json.loads(TABLE.read_text(encoding="utf-8"))["rungs"] if TABLE.is_file() else {}
+    return {name: stored[name] for name in RUNGS if name in stored}

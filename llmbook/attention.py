@@ -10,11 +10,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .caching import KeyValueCache
 from .devices import Linear
+<<<<<<< HEAD
 from .diagnosis import check_heads
+=======
+from .diagnosis import explain_misfit
+from .short_attention import scaled_dot_product_attention
+>>>>>>> main
 
 _all_ = ["KeyValueCache"]  # of `llmbook.caching`, offered here too
 
@@ -51,9 +55,9 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float =
         seen = torch.ones(tokens, length, dtype=torch.bool, device=query.device).tril(past)
         seen = seen.triu(past - window + 1) if narrow else seen
         mask = seen if mask is None else seen & mask
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout,
-                                          is_causal=mask is None and tokens > 1, scale=scale,
-                                          enable_gqa=query.shape[1] != key.shape[1])
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout,
+                                        is_causal=mask is None and tokens > 1, scale=scale,
+                                        enable_gqa=query.shape[1] != key.shape[1])
 
 # %% ../notebooks/03_attention.ipynb #6d7fc71d
 class MultiHeadAttention(nn.Module):

@@ -15,8 +15,7 @@ from tests.support.repository import ROOT
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("storyworld.*",),  # imports nothing of the rest, and no torch
     ("threads", "extras", "files", "devices", "assets", "families", "protocols", "diagnosis", "model_files",
-     "answer_checks", "judges", "tokenizing", "head_loss",
-     "compiling", "prefetching", "caching", "documents", "training_run"),
+     "answer_checks", "judges", "tokenizing", "head_loss", "compiling", "prefetching", "caching", "documents", "training_run", "short_attention"),
     ("text",),
     ("attention",),
     ("gpt",),

@@ -13,12 +13,8 @@ from torch import Tensor, nn
 
 from .caching import KeyValueCache
 from .devices import Linear
-<<<<<<< HEAD
 from .diagnosis import check_heads
-=======
-from .diagnosis import explain_misfit
 from .short_attention import scaled_dot_product_attention
->>>>>>> main
 
 _all_ = ["KeyValueCache"]  # of `llmbook.caching`, offered here too
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmbook.book.exercises import Wrong, compare, exercise, expect, expect_number, expect_tensor
-from llmbook.book.ladder import ladder_data
+from llmbook.book.ladder import HELD_OUT_SEED, documents, story_texts
+from llmbook.tokenizing import END_OF_TEXT, tokenizer_from_merges
 
-N_CONTEXT, N_HELD_OUT = 8, 20_000  # of exercise 1.5: tokens of context, and held-out tokens that judge
+N_CONTEXT, N_STORIES = 8, 15  # of exercise 1.5: tokens of context, and held-out stories of the ladder that judge
 TARGET = 1.9  # bits per byte
 
 
@@ -169,7 +170,7 @@ def exercise_5(my_scores: Callable[[Tensor], Tensor]) -> None:
 @lru_cache(maxsize=1)
 def _held_out() -> tuple[Tensor, Tensor]:
     """Contexts of 8 tokens (examples, 8) and what followed (examples,), of the first held-out stories."""
-    rows = [torch.tensor((N_CONTEXT - 1) * ids[:1] + ids).unfold(0, N_CONTEXT + 1, 1) for ids in
-            ladder_data().held_out]
-    rows = torch.cat(rows)[:N_HELD_OUT]
+    tokenizer = tokenizer_from_merges([], (END_OF_TEXT,))
+    stories = documents(story_texts(HELD_OUT_SEED, N_STORIES, "test"), tokenizer)
+    rows = torch.cat([torch.tensor((N_CONTEXT - 1) * ids[:1] + ids).unfold(0, N_CONTEXT + 1, 1) for ids in stories])
     return rows[:, :-1], rows[:, -1]

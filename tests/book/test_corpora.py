@@ -70,8 +70,9 @@ def test_the_data_is_found_wherever_the_package_is_installed(tmp_path, kind):
     there, here = ({path.relative_to(folder) for path in folder.rglob("*")} for folder in (inside, ROOT / "data"))
     assert there == here  # the storyteller's weights, too
     if (ROOT / "data" / "storyteller" / "config.json").is_file():
-        counted = subprocess.run([sys.executable, "-c", start.rstrip("; ") + "\n" + FIND_MODEL], cwd=tmp_path, text=True, check=True,
-                                 env=environment, capture_output=True)
+        script = start.rstrip("; ") + "\n" + FIND_MODEL
+        counted = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, text=True, check=True, env=environment,
+                                 capture_output=True)
         assert 3_000_000 < int(counted.stdout) < 5_000_000
     assert not (target / "llmbook").exists() or kind == "wheel", "a copy of the data would go stale"
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import tiktoken
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmbook.storyworld import stories
@@ -26,6 +26,7 @@ from llmbook.tokenizing import tokenizer_from_merges
 
 TRAIN_STORIES, VALIDATION_STORIES, HELD_OUT_STORIES = 2_000, 100, 200
 TRAIN_SEED, HELD_OUT_SEED, VALIDATION_SEED = 1, 2, 3
+CONTEXT, BATCH, STEPS = 64, 8, 3_000  # what every rung that learns is given
 RUNGS = ("1-gram", "2-gram", "3-gram", "network", "attention", "blocks", "reader", "storyteller")
 TABLE = Path(__file__).with_name("ladder.json")
 
@@ -94,6 +95,46 @@ def bits_per_byte(total_nats: float, total_bytes: int) -> float:
     if total_bytes < 1:
         raise ValueError(f"total_bytes is {total_bytes}: give the bytes of the texts that were predicted")
     return total_nats / math.log(2) / total_bytes
+
+
+def windows(documents: Sequence[Sequence[int]], context_length: int = CONTEXT) -> tuple[Tensor, Tensor]:
+    """Documents cut into inputs and targets, each (windows, context_length); what a last window lacks is -100 in the
+    targets."""
+    inputs, targets = [], []
+    for document in documents:
+        for start in range(0, len(document) - 1, context_length):
+            ids = document[start : start + context_length + 1]
+            missing = context_length + 1 - len(ids)
+            inputs.append(list(ids[:-1]) + [document[-1]] * missing)
+            targets.append(list(ids[1:]) + [-100] * missing)
+    return torch.tensor(inputs), torch.tensor(targets)
+
+
+def train_rung(model: nn.Module, documents: Sequence[Sequence[int]], seed: int, learning_rate: float,
+               steps: int = STEPS, batch_size: int = BATCH) -> None:
+    """Train a model in place: the same budget for every rung that learns, 3,000 steps of 8 windows of 64 bytes.
+
+    AdamW with a warm-up of 50 steps and a straight way down to 0; gradients no longer than 1.
+
+    Args:
+        model: ids (batch, tokens) -> logits (batch, tokens, vocab_size).
+        documents: what to learn from, as in `LadderData`.
+        seed: of the windows' order.
+        learning_rate: the highest; each rung's is chosen on the validation stories.
+    """
+    inputs, targets = windows(documents)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    for step in range(steps):
+        rows = torch.randint(len(inputs), (batch_size,), generator=generator)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1, (step + 1) / 50) * (1 - step / steps)
+        logits = model(inputs[rows])
+        loss = F.cross_entropy(logits.flatten(0, 1), targets[rows].flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
 
 
 @torch.no_grad()

@@ -1,37 +1,12 @@
-"""One look for all figures, and the few kinds of picture that several chapters draw.
-
-Figures keep a white card of their own, so they read the same in light and dark themes. The colours are the
-palette of Okabe and Ito (2008), which stays distinct with colour blindness; sequences use cividis.
-"""
+"""Numbers and tokens as pictures: a matrix with its numbers, a text cut into tokens."""
 
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
-
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#767676")
-PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
-
-CHAPTERS = (("1", "What an\nLLM is"), ("2", "Text to\ntokens"), ("3", "Attention"), ("4", "The GPT\nmodel"),
-            ("5a", "Pre-\ntraining"), ("5b", "Open\nweights"), ("6", "Classify"), ("7", "Follow\ninstructions"),
-            ("8", "Learn from\npreferences"))
-
-
-def use_style() -> None:
-    """Set matplotlib's defaults for this book. Call once, at the top of a notebook."""
-    plt.rcParams.update({
-        "figure.figsize": (7.5, 3.6), "figure.dpi": 100, "figure.facecolor": "white", "savefig.facecolor": "white",
-        "axes.facecolor": "white", "axes.prop_cycle": cycler(color=PALETTE), "axes.grid": True, "axes.axisbelow": True,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 11,
-        "axes.titleweight": "bold", "axes.labelsize": 10, "grid.color": "#E2E2E2", "grid.linewidth": 0.7,
-        "font.size": 10, "lines.linewidth": 2, "legend.frameon": False, "image.cmap": "cividis",
-        "figure.constrained_layout.use": True, "image.interpolation": "nearest",
-    })
 
 
 def heatmap(matrix: Tensor | np.ndarray, rows: Sequence[str] | None = None, columns: Sequence[str] | None = None,
@@ -96,26 +71,5 @@ def token_strip(pieces: Sequence[str], ids: Sequence[int] | None = None, title: 
         if ids is not None:
             ax.text(x + width / 2, -line - 0.2, below[i], ha="center", va="center", fontsize=6.5, color="#444444")
     ax.set(xlim=(0, per_line), ylim=(-places[-1][1] - 0.5, 0.5), title=title)
-    ax.axis("off")
-    return ax
-
-
-def chapter_map(current: str) -> Axes:
-    """Draw the book's chapters as a row of doors, with the one you are in filled.
-
-    Args:
-        current: a chapter's number as in `CHAPTERS`, such as "5a".
-    """
-    _, ax = plt.subplots(figsize=(9, 1.25))
-    for index, (number, name) in enumerate(CHAPTERS):
-        here = number == current
-        ax.add_patch(FancyBboxPatch((index + 0.06, 0.08), 0.84, 0.84, boxstyle="round,pad=0,rounding_size=0.08",
-                                    facecolor=BLUE if here else "#F3F3F3", edgecolor=BLUE if here else "#BBBBBB"))
-        colour = "white" if here else "#333333"
-        ax.text(index + 0.48, 0.72, number, ha="center", va="center", fontsize=11, weight="bold", color=colour)
-        ax.text(index + 0.48, 0.34, name, ha="center", va="center", fontsize=8, color=colour)
-        if index:
-            ax.annotate("", (index + 0.07, 0.5), (index - 0.11, 0.5), arrowprops={"arrowstyle": "->", "color": GREY})
-    ax.set(xlim=(0, len(CHAPTERS)), ylim=(0, 1))
     ax.axis("off")
     return ax

@@ -8,7 +8,7 @@ CHAPTER_SIZES = {
     "02_text_data": (785, 4216),
     "03_attention": (800, 4095),
     "04_gpt": (833, 3815),
-    "05a_pretraining": (957, 3500),
+    "05a_pretraining": (546, 3500),
     "05b_open_weights": (819, 3500),
     "06_classification": (680, 3500),
     "07_instructions": (519, 3500),

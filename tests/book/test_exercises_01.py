@@ -8,6 +8,7 @@ import torch
 
 from llmbook.book.exercises import chapter_01 as check
 from llmbook.book.exercises.chapter_01 import _held_out
+from llmbook.book.ladder import ladder_data
 from tests.support.exercise_tests import exercise_tests
 
 
@@ -150,3 +151,10 @@ WRONG = [
 
 
 test_right_answers_pass, test_wrong_answers, test_stubs_and_crashes = exercise_tests(check, RIGHT, WRONG)
+
+
+def test_the_lab_judges_on_the_first_held_out_stories_of_the_ladder():
+    contexts, following = _held_out()
+    first = ladder_data().held_out[0]
+    assert following[: len(first) - 1].tolist() == first[1:]
+    assert contexts[0].tolist() == 8 * first[:1] and contexts[9].tolist() == first[2:10]

@@ -14,6 +14,8 @@ MODEL_PARTS = {
     "attention": ("attention",),
     "block": ("block", "attention", "feed-forward"),
     "gpt": ("embeddings", "block", "attention", "feed-forward", "norm", "output"),
+    "model": ("text", "tokenizer", "ids", "embeddings", "block", "attention", "feed-forward", "norm", "output",
+              "softmax", "next"),
     "training": ("embeddings", "block", "attention", "feed-forward", "norm", "output", "loss"),
     "sampling": ("softmax", "next"),
     "classifier": ("output", "label"),

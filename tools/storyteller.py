@@ -39,8 +39,8 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
-SIZES = ((80, 4, 3), (128, 4, 4), (256, 4, 4))  # d_model, heads, layers: 0.4, 1.1 and 3.8 million parameters
-BUDGETS = (1e6, 4e6, 16e6)  # tokens to learn from
+SIZES = ((80, 4, 3), (128, 4, 4), (256, 4, 4))  # d_model, heads, layers: 0.4, 1.1 and 3.7 million parameters
+BUDGETS = (1e6, 4e6, 19e6)  # tokens to learn from; the last is that of the storyteller itself
 LOG_ROWS = 300
 MARKS = ("<!-- figures: python tools/storyteller.py card -->", "<!-- end of the figures -->")
 
@@ -260,7 +260,8 @@ def shares(name: str, share: Share) -> dict[str, Any]:
 
 def table(work: Path, target: Path, sizes: Sequence[tuple[int, int, int]], budgets: Sequence[float], n: int,
           run: Path | None = None) -> list[dict[str, Any]]:
-    """Train and measure a cell for each size and budget; `run` is a finished run that gives one more row."""
+    """Train and measure a cell for each size and budget. `run`: a finished run of the largest size, which is taken for
+    the cell of the largest budget."""
     base = tomllib.loads((home() / "run.toml").read_text(encoding="utf-8"))
     batch = base["training"]["batch_size"]
     kept = work / "cells.json"
@@ -268,6 +269,8 @@ def table(work: Path, target: Path, sizes: Sequence[tuple[int, int, int]], budge
     files = prepare(work, int(max(budgets) / 250) + batch, home() / "tokenizer.json") if budgets else None
     for budget in sorted(budgets):
         for size in sizes:
+            if run is not None and (budget, size) == (max(budgets), max(sizes)):
+                continue
             each = len(files) / sum(shard.documents for shard in files.shards.header.shards)
             steps = max(2, round(budget / each / batch))
             name = f"{size[0]}x{size[2]}-{steps}"
@@ -313,7 +316,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         added.add_argument("--temperature", type=float, default=0.8)
     three = commands.add_parser("table", help="train three sizes with three budgets of tokens, and measure them")
     three.add_argument("--work", type=Path, default=Path("runs/storyteller-table"), help="where the cells are trained")
-    three.add_argument("--run", type=Path, help="the finished run of the storyteller, as one more row")
+    three.add_argument("--run", type=Path, help="the finished run of the storyteller: its cell is not trained again")
     three.add_argument("--budgets", type=float, nargs="*", default=BUDGETS, help="tokens, such as 1e6 4e6")
     three.add_argument("--n", type=int, default=200, help="stories for each share (200)")
     commands.add_parser("card", help="write the figures into data/README.md")

@@ -59,10 +59,10 @@ def home(finished, tmp_path, monkeypatch):
     shutil.copy(finished / "run.toml", target)
     for module in ("llmbook.formats.shipped", "llmbook.book.corpora", "tools.storyteller"):
         monkeypatch.setattr(f"{module}.data_folder", lambda: tmp_path / "data")
-    monkeypatch.setattr(storyteller, "tell", lambda model, tokenizer, n, *_: corpora.story_documents(n))
+    monkeypatch.setattr(storyteller, "tell_stories", lambda model, tokenizer, n, *_: corpora.story_documents(n))
     monkeypatch.setattr(storyteller, "asked_endings", lambda model, tokenizer, n, *_: {
         "asked": storyteller.Share(1, n), "any": storyteller.Share(2, n)})
-    monkeypatch.setattr(storyteller, "held_out_loss", lambda *_: (2.0, 0.7))
+    monkeypatch.setattr(storyteller, "story_loss", lambda *_: (2.0, 0.7))
     return target
 
 
@@ -124,7 +124,7 @@ def test_judge_prints_shares_with_intervals(finished, home, capsys):
 
 
 def test_judge_names_the_problems_and_shows_stories(finished, home, capsys, monkeypatch):
-    monkeypatch.setattr(storyteller, "tell", lambda *_: ["Fish the of.", "Fish of the."])
+    monkeypatch.setattr(storyteller, "tell_stories", lambda *_: ["Fish the of.", "Fish of the."])
     storyteller.main(["judge", "--model", str(finished / "run"), "--n", "2", "--show", "1"])
     out = capsys.readouterr().out
     assert 'with the problem "unknown sentence"' in out and "2 of 2" in out
@@ -165,7 +165,7 @@ def test_skills_are_measured_once_for_each_checkpoint(finished, home, monkeypatc
     tokens, _ = storyteller.tokens_of(finished / "run")
     assert list(frame.index) == [round(step * 4 * tokens / 20) for step in (3, 6)]
     assert list(frame["grammar"]) == [1.0, 1.0] and list(frame["grammar_of"]) == [4, 4]
-    monkeypatch.setattr(storyteller, "skills", None)  # nothing is measured again
+    monkeypatch.setattr(storyteller, "story_skills", None)  # nothing is measured again
     storyteller.main(["skills", str(finished / "run"), "--n", "4"])
 
 

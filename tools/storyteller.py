@@ -22,7 +22,15 @@ from typing import Any
 
 import torch
 
-from llmbook.book.storytelling import SKILLS, Share, asked_endings, held_out_loss, judge, skills, tell
+from llmbook.book.storytelling import (
+    SKILLS,
+    Share,
+    asked_endings,
+    judge_stories,
+    story_loss,
+    story_skills,
+    tell_stories,
+)
 from llmbook.cli.main import main as llmbook
 from llmbook.cli.models import keep_tokenizer, open_model
 from llmbook.files import data_folder, replace_file
@@ -117,8 +125,8 @@ def thinned(log: str, tokens_each: float, most: int = LOG_ROWS) -> str:
 
 def report(model: Any, tokenizer: Any, n: int, temperature: float, seed: int, shown: int = 0) -> list[dict[str, str]]:
     """Print what a model's stories are like, and the first `shown` of them. Returns the lines, as figure and value."""
-    texts = tell(model, tokenizer, n, temperature, seed)
-    found, (nats, bits) = judge(texts), held_out_loss(model, tokenizer)
+    texts = tell_stories(model, tokenizer, n, temperature, seed)
+    found, (nats, bits) = judge_stories(texts), story_loss(model, tokenizer)
     endings = asked_endings(model, tokenizer, n, temperature, seed)
     lines = {"held-out loss, 200 stories": f"{nats:.3f} nats a token, {bits:.3f} bits a byte",
              f"sampled stories without a problem (temperature {temperature})": str(found.consistent),
@@ -184,7 +192,7 @@ def milestones(run: Path, target: Path, n: int, temperature: float, every: int =
         if step in done:
             continue
         model, tokenizer = open_model(str(folder), device="cpu", dtype="float32")
-        found = skills(tell(model, tokenizer, n, temperature))
+        found = story_skills(tell_stories(model, tokenizer, n, temperature))
         rows.append({"step": step, "tokens": round(step * batch * tokens / count), "n": n,
                      **{name: [found[name].right, found[name].of] for name in SKILLS}})
         rows.sort(key=lambda row: row["step"])
@@ -242,8 +250,9 @@ def toml(settings: Mapping[str, Mapping[str, Any]]) -> str:
 def measured(folder: Path, tokens: int, n: int) -> dict[str, Any]:
     """A row of the table: a run's model and what its stories are like."""
     model, tokenizer = open_model(str(folder / "model"), device="cpu", dtype="float32")
-    nats, bits = held_out_loss(model, tokenizer)
-    clean, ending = judge(tell(model, tokenizer, n)).consistent, asked_endings(model, tokenizer, n)["asked"]
+    nats, bits = story_loss(model, tokenizer)
+    clean = judge_stories(tell_stories(model, tokenizer, n)).consistent
+    ending = asked_endings(model, tokenizer, n)["asked"]
     with open(folder / "log.csv", newline="", encoding="utf-8") as file:
         seconds = float(list(csv.DictReader(file))[-1]["seconds"])
     config = model.config

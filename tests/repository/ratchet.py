@@ -11,5 +11,4 @@ CHAPTER_SIZES = {
     "05b_open_weights": (819, 3500),
     "06_classification": (680, 3500),
     "07_instructions": (519, 3500),
-    "A_pytorch": (547, 4370),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -14,16 +15,24 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..files import data_folder
+from ..extras import load_extra
+from ..files import data_folder, read_json
 from ..storyworld import Story, stories
 
-__all__ = ["data_folder", "held_out_stories", "package_docstrings", "python_documentation", "story_documents"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["data_folder", "held_out_stories", "package_docstrings", "python_documentation", "story_documents",
+           "storyteller_log", "storyteller_skills", "storyteller_table"]
 
 # Folders of the standard library that hold no documentation, or text that is not English prose.
 _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__", "pydoc_data",
             "turtledemo", "_vendor", "ensurepip"}
+
+
+HELD_OUT_SEED = 2  # that of the loss ladder, too
 
 
 def story_documents(n: int, seed: int = 1, split: Literal["train", "test"] | None = "train") -> list[str]:
@@ -43,9 +52,52 @@ _told: dict[tuple[int, str | None], tuple[list[str], Iterator[Story]]] = {}  # t
 
 
 def held_out_stories(n: int = 200) -> list[str]:
-    """The first `n` stories of the test split: what a model that learned from `story_documents` has never met. Every
-    number of held-out loss that the book gives is of the first 200."""
-    return story_documents(n, split="test")
+    """The first `n` stories of the test split that no setting was chosen with: each has a name, a thing and a plot that
+    meet in no training story. Every held-out loss on stories that the book gives is of the first 200."""
+    return story_documents(n, HELD_OUT_SEED, "test")
+
+
+def storyteller_table() -> pd.DataFrame:
+    """The storyteller's sizes and budgets, one row a training run, the smallest model first.
+
+    Columns: parameters, d_model, n_layers, tokens (learned from), seconds (of training, on one core), loss (held-out
+    nats a token), bits_per_byte; consistent: the share of sampled stories in which `check` finds no problem; ending:
+    the share of held-out stories whose first half the model goes on from that get the ending they ask for. Each share
+    lies in 0 to 1 and has its 95 % interval in `..._low` and `..._high`, and its number of stories in `..._n`.
+    `python tools/storyteller.py table` makes it. Raises FileNotFoundError if it is not there.
+    """
+    return load_extra("pandas").DataFrame(_storyteller_rows("table.json"))
+
+
+def storyteller_skills() -> pd.DataFrame:
+    """What the storyteller could do when: the share of sampled stories that get a skill right, one row a checkpoint.
+
+    Index: tokens (learned from). Columns: those of `llmbook.book.storytelling.SKILLS`, each with a column `..._of`, the
+    number of stories that showed the skill at all. `python tools/storyteller.py skills` makes it. Raises
+    FileNotFoundError if it is not there.
+    """
+    rows = [{"tokens": row["tokens"], **{name: pair[0] / pair[1] if pair[1] else math.nan for name, pair in row.items()
+                                        if isinstance(pair, list)},
+             **{f"{name}_of": pair[1] for name, pair in row.items() if isinstance(pair, list)}}
+            for row in _storyteller_rows("skills.json")]
+    return load_extra("pandas").DataFrame(rows).set_index("tokens")
+
+
+def storyteller_log() -> pd.DataFrame:
+    """The storyteller's training, some 300 of its steps: step, tokens, loss, val_loss (NaN where it was not measured;
+    of held-out stories), learning_rate, seconds. Raises FileNotFoundError if it is not there."""
+    return load_extra("pandas").read_csv(_storyteller_file("log.csv"))
+
+
+def _storyteller_file(name: str) -> Path:
+    path = data_folder() / "storyteller" / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: install llmbook again, or make it with tools/storyteller.py")
+    return path
+
+
+def _storyteller_rows(name: str) -> list[dict[str, Any]]:
+    return read_json(_storyteller_file(name))
 
 
 def python_documentation() -> list[str]:

@@ -24,7 +24,7 @@ from llmbook.storyworld import stories
 from llmbook.text import END_OF_TEXT, GPT2_PATTERN
 from llmbook.tokenizing import tokenizer_from_merges
 
-TRAIN_STORIES, VALIDATION_STORIES, HELD_OUT_STORIES = 2_000, 100, 200
+TRAIN_STORIES, VALIDATION_STORIES, HELD_OUT_STORIES = 1_000, 100, 200
 TRAIN_SEED, HELD_OUT_SEED, VALIDATION_SEED = 1, 2, 3
 CONTEXT, BATCH, STEPS = 64, 8, 3_000  # what every rung that learns is given
 RUNGS = ("1-gram", "2-gram", "3-gram", "network", "attention", "blocks", "reader", "storyteller")

@@ -1,12 +1,16 @@
 """The loss ladder: its common setting, and its stored numbers."""
 
+import json
 import math
 
+import nbformat
 import pytest
 import torch
 
 from llmbook.book import ladder
 from llmbook.text import END_OF_TEXT, train_bpe
+from tests.support.repository import ROOT
+from tools import ladder as tool
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +28,7 @@ def test_a_document_is_a_story_between_two_ends(data):
 
 
 def test_bytes_are_those_of_the_texts(data):
-    assert len(data.train) == 2_000 and len(data.validation) == 100 and len(data.held_out) == 200
+    assert len(data.train) == 1_000 and len(data.validation) == 100 and len(data.held_out) == 200
     assert data.held_out_bytes == sum(len(document) - 2 for document in data.held_out)
     assert data.validation_bytes == sum(len(document) - 2 for document in data.validation)
 
@@ -81,9 +85,67 @@ def test_windows_give_what_a_model_that_looks_back_a_little_gives_on_the_whole(d
     assert ladder.total_nats(model, data.held_out[:2], context_length=8) == pytest.approx(whole, rel=1e-5)
 
 
+def test_windows_hold_every_target_once(data):
+    inputs, targets = ladder.windows(data.held_out[:5], 64)
+    assert inputs.shape == targets.shape and inputs.shape[1] == 64
+    assert targets[targets >= 0].tolist() == [token for document in data.held_out[:5] for token in document[1:]]
+    assert (targets[:, :-1] == inputs[:, 1:])[targets[:, :-1] >= 0].all()
+
+
+def test_a_rung_learns_and_its_seed_decides(data):
+    def trained(seed):
+        model = torch.nn.Embedding(257, 257)  # a table of two tokens in a row
+        torch.nn.init.zeros_(model.weight)
+        ladder.train_rung(model, data.train[:50], seed=seed, learning_rate=0.2, steps=30)
+        return ladder.total_nats(model, data.validation[:5])
+
+    first = trained(1)
+    assert first < 0.9 * ladder.total_nats(lambda ids: torch.zeros(*ids.shape, 257), data.validation[:5])
+    assert first == trained(1) != trained(2)
+
+
 def test_another_tokenizer_sees_the_same_stories(data):
     tokenizer = train_bpe("the kettle sang because it boiled, and the kettle boiled because it sang", 265)
     documents, n_bytes = ladder.held_out_documents(tokenizer)
     assert n_bytes == data.held_out_bytes
     assert tokenizer.decode(documents[5][1:-1]) == data.tokenizer.decode(data.held_out[5][1:-1])
     assert documents[5][0] == documents[5][-1] == tokenizer.eot_token
+
+
+def notebook(path, *cells):
+    book = nbformat.v4.new_notebook()
+    for source, tags in cells:
+        book.cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": tags}))
+    nbformat.write(book, path)
+    return path
+
+
+def test_the_tool_runs_the_tagged_cells_with_each_seed_and_keeps_other_rungs(tmp_path, capsys):
+    table = tmp_path / "table.json"
+    table.write_text('{"rungs": {"blocks": [1.8], "network": [9.0]}}', encoding="utf-8")
+    path = notebook(tmp_path / "one.ipynb", ("SEED, rungs = 7, {}", []), ("value = 2 + SEED / 10", ["ladder"]),
+                    ('rungs["network"] = value', ["ladder", "headline"]), ("1 / 0", []))
+    assert tool.main([str(path), "--table", str(table)]) == 0
+    assert json.loads(table.read_text(encoding="utf-8"))["rungs"] == {"network": [2.0, 2.1, 2.2], "blocks": [1.8]}
+    assert "network      2.100  2.000  2.100  2.200" in capsys.readouterr().out
+
+
+def test_the_tool_says_what_is_missing(tmp_path, capsys):
+    table = tmp_path / "table.json"
+    tool.main([str(notebook(tmp_path / "none.ipynb", ("1", []))), "--table", str(table)])
+    assert "none.ipynb: no cell is tagged `ladder`" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r'empty.ipynb: no cell tagged `ladder` sets a rung: write rungs\["network"\]'):
+        tool.main([str(notebook(tmp_path / "empty.ipynb", ("1", ["ladder"]))), "--table", str(table)])
+    with pytest.raises(ValueError, match="odd.ipynb: no rung '4-gram' on the ladder: choose one of 1-gram"):
+        tool.main([str(notebook(tmp_path / "odd.ipynb", ('rungs["4-gram"] = 1', ["ladder"]))), "--table", str(table)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chapter", ("01_understanding_llms", "03_attention"))
+def test_a_chapters_cells_give_the_stored_rungs(chapter):
+    path = ROOT / "notebooks" / f"{chapter}.ipynb"
+    if not tool.ladder_cells(path):
+        pytest.skip(f"{chapter} has no cell tagged `ladder`")
+    for name, value in tool.run_rungs(path, seed=0).items():
+        learned = name[1:] != "-gram"
+        assert value == pytest.approx(ladder.ladder_table()[name][0], abs=0.04 if learned else 1e-3), name

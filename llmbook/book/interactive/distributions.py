@@ -14,6 +14,8 @@ from torch import Tensor
 from ..figures import BLUE
 from .frame import STILL_WIDTH, Interactive, visible
 
+__all__ = ["TEMPERATURES", "TOP_KS", "TOP_PS", "picked", "sampled", "sampling"]
+
 NextLogits = Callable[[list[list[int]]], Tensor]
 
 TEMPERATURES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)

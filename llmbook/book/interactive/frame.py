@@ -12,6 +12,7 @@ import hashlib
 import html
 import io
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib import resources
@@ -22,6 +23,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..figures import PALETTE
+
+__all__ = ["Interactive", "STILL_WIDTH", "static", "visible"]
 
 # Stills are as wide as a phone held upright, so that their letters stay readable there.
 STILL_WIDTH = 4.8
@@ -60,7 +63,8 @@ class Interactive:
     def png(self) -> bytes:
         """The still picture, as the bytes of a PNG file."""
         file = io.BytesIO()
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a token in a script that the font lacks
             figure = self._picture()
             FigureCanvasAgg(figure).print_figure(file, format="png", dpi=150)
         return file.getvalue()

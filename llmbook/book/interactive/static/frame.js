@@ -8,12 +8,12 @@ function h(tag, attributes, ...children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 
 function fill(element, ...children) {
-  element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
 }
 
 // A token as pictures show it: a space as a middle dot, a line break as an arrow.
@@ -47,6 +47,113 @@ function slider(name, values, place, show, hint, changed) {
     element.set(Number(input.value));
     changed(Number(input.value));
   });
+  return element;
+}
+
+// A row of tokens of which one is chosen: by click or tap, by dragging along it, by arrow keys.
+function chooser(name, tokens, chosen, changed) {
+  const choices = tokens.map((token, place) => h("button", {role: "radio", class: "choice", "data-place": place},
+    visible(token.trim() || token)));
+  const element = h("div", {class: "choices", role: "radiogroup", "aria-label": name, "data-part": "choices"}, choices);
+  let now = -1;
+  element.set = (place) => {
+    now = place;
+    choices.forEach((choice, other) => {
+      choice.setAttribute("aria-checked", String(other === place));
+      choice.tabIndex = other === place ? 0 : -1;
+    });
+  };
+  const choose = (place) => {
+    if (place === now) return;
+    element.set(place);
+    changed(place);
+  };
+  const under = (event) => {
+    const found = element.getRootNode().elementFromPoint(event.clientX, event.clientY);
+    const choice = found && found.closest(".choice");
+    if (choice && choices.includes(choice)) choose(Number(choice.dataset.place));
+  };
+  let dragging = false;
+  element.addEventListener("pointerdown", (event) => {
+    dragging = true;
+    under(event);
+  });
+  element.addEventListener("pointermove", (event) => {
+    if (dragging && (event.buttons || event.pointerType === "touch")) under(event);
+  });
+  for (const end of ["pointerup", "pointercancel", "pointerleave"]) {
+    element.addEventListener(end, () => { dragging = false; });
+  }
+  choices.forEach((choice, place) => choice.addEventListener("click", () => choose(place)));
+  element.addEventListener("keydown", (event) => {
+    const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
+    if (!step) return;
+    event.preventDefault();
+    choose((now + step + tokens.length) % tokens.length);
+    choices[now].focus();
+  });
+  element.set(chosen);
+  element.choices = choices;
+  return element;
+}
+
+// A button that is on or off.
+function toggle(name, label, on, changed) {
+  const element = h("button", {"data-name": name, "aria-pressed": String(on), onclick: () => {
+    on = !on;
+    element.set(on);
+    changed(on);
+  }});
+  element.set = (next) => {
+    on = next;
+    element.setAttribute("aria-pressed", String(on));
+    element.textContent = `${label}: ${on ? "on" : "off"}`;
+  };
+  element.set(on);
+  return element;
+}
+
+// A vector as a strip of cells: blue above 0, red below, the stronger the larger. Few cells carry their numbers.
+function cells(vector, limit, label, digits = 2) {
+  const written = vector.length <= 8;
+  return h("span", {class: written ? "cells written" : "cells", role: "img",
+    "aria-label": `${label}: ${vector.slice(0, 8).map((x) => fixed(x, digits)).join(", ")}${written ? "" : ", and more"}`},
+  vector.map((x) => h("span", {class: x < 0 ? "cell below" : "cell", style: `--a:${Math.min(1, Math.abs(x) / limit)}`,
+    title: fixed(x, 4), "data-value": x.toFixed(6)}, written ? fixed(x, digits) : "")));
+}
+
+// Step, back, play: `steps` places, of which `go(place)` shows one.
+function player(steps, place, go, name = "step") {
+  let timer = null;
+  let now = place;
+  const stop = () => {
+    clearInterval(timer);
+    timer = null;
+    play.textContent = "\u25b6 Play";
+  };
+  const move = (next) => {
+    now = Math.max(0, Math.min(element.steps, next));
+    back.disabled = now === 0;
+    forth.disabled = now >= element.steps;
+    go(now);
+  };
+  const back = h("button", {"data-part": "back", onclick: () => { stop(); move(now - 1); }}, "\u25c0 Back");
+  const forth = h("button", {class: "main", "data-part": "step", onclick: () => { stop(); move(now + 1); }},
+    `Next ${name} \u25b6`);
+  const play = h("button", {"data-part": "play", onclick: () => {
+    if (timer) return stop();
+    if (now >= element.steps) move(0);
+    play.textContent = "\u23f8 Pause";
+    timer = setInterval(() => {
+      if (!element.isConnected || now >= element.steps) return stop();
+      move(now + 1);
+      if (now >= element.steps) stop();
+    }, 1100);
+  }}, "\u25b6 Play");
+  const first = h("button", {"data-part": "first", onclick: () => { stop(); move(0); }}, "Reset");
+  const element = h("div", {class: "row"}, back, forth, play, first);
+  element.steps = steps;
+  element.move = move;
   return element;
 }
 

@@ -1,0 +1,172 @@
+"""tools/storyteller.py: from a run to the packed model, its skills and its table, with tiny budgets."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+
+from llmbook.book import corpora
+from llmbook.cli import data
+from llmbook.cli.main import main as llmbook
+from llmbook.open_weights import load_pretrained
+from llmbook.training import load_model
+from tests.support.repository import ROOT
+from tools import storyteller
+
+RECIPE = """
+[model]
+context_length = 1024
+d_model = 16
+n_heads = 2
+n_layers = 1
+dropout = 0.0
+
+[data]
+train = "stories"
+stories = 20
+documents = true
+validation = "stories"
+tokenizer = 400
+
+[training]
+max_steps = 6
+batch_size = 4
+eval_every = 3
+eval_batches = 1
+device = "cpu"
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of a tiny storyteller, and its recipe."""
+    folder = tmp_path_factory.mktemp("storyteller")
+    (folder / "run.toml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "HELD_OUT_STORIES", 4)
+        assert llmbook(["pretrain", str(folder / "run.toml"), "--out", str(folder / "run"), "--set",
+                        "checkpoints.every_steps=3"]) == 0
+    return folder
+
+
+@pytest.fixture
+def home(finished, tmp_path, monkeypatch):
+    """A data folder with the recipe in the storyteller's place; stories are short."""
+    target = tmp_path / "data" / "storyteller"
+    target.mkdir(parents=True)
+    shutil.copy(finished / "run.toml", target)
+    for module in ("llmbook.formats.shipped", "llmbook.book.corpora", "tools.storyteller"):
+        monkeypatch.setattr(f"{module}.data_folder", lambda: tmp_path / "data")
+    monkeypatch.setattr(storyteller, "tell", lambda model, tokenizer, n, *_: corpora.story_documents(n))
+    monkeypatch.setattr(storyteller, "asked_endings", lambda model, tokenizer, n, *_: {
+        "asked": storyteller.Share(1, n), "any": storyteller.Share(2, n)})
+    monkeypatch.setattr(storyteller, "held_out_loss", lambda *_: (2.0, 0.7))
+    return target
+
+
+def test_pack_makes_the_model_that_is_known_by_its_name(finished, home):
+    (home / "table.json").write_text("[]")
+    for _ in range(2):  # again, over what is there
+        storyteller.main(["pack", str(finished / "run")])
+    model, tokenizer = load_pretrained("storyteller", device="cpu")
+    whole = load_model(finished / "run" / "model", "cpu")
+    for packed, exact in zip(model.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(packed, exact.bfloat16().float())
+    assert tokenizer.n_vocab == 400
+    assert {path.name.split("-")[0] for path in home.iterdir()} == {
+        "config.json", "log.csv", "model", "run.toml", "table.json", "tokenizer.json", "tokenizer_fingerprint.json"}
+    assert len(list(home.glob("model-*"))) == 1
+    assert json.loads((home / "tokenizer_fingerprint.json").read_text())["begins_with_end"] is True
+    log = corpora.storyteller_log()
+    assert list(log["step"]) == [1, 2, 3, 4, 5, 6] and log["val_loss"].notna().sum() == 2
+    tokens, count = storyteller.tokens_of(finished / "run")
+    assert count == 20 and log["tokens"].iloc[-1] == round(24 * tokens / 20)
+
+
+def test_a_long_log_becomes_short_and_keeps_its_evaluations():
+    header = "step,loss,val_loss,learning_rate,gradient_norm,examples,seconds\n"
+    rows = [f"{n},{4 - n / 1000},{'3.5' if n == 77 else ''},0.00123456789,1,{8 * n},{n}.0\n" for n in range(1, 1001)]
+    kept = list(csv.DictReader(storyteller.thinned(header + "".join(rows), 250.0, 100).splitlines()))
+    assert [int(row["step"]) for row in kept] == sorted({1, 77, *range(10, 1001, 10)})
+    assert kept[-1] == {"step": "1000", "tokens": "2000000", "loss": "3", "val_loss": "", "learning_rate": "0.00123457",
+                        "seconds": "1000"}
+
+
+@pytest.mark.parametrize("change, message", [
+    (("d_model = 16", "d_model = 32"), "has model.d_model = 32, the run had 16: bring the recipe up to date"),
+    (("max_steps = 6", "max_steps = 7"), "has training.max_steps = 7, the run had 6"),
+    (("eval_every = 3\n", ""), "has training.eval_every = None, the run had 3"),
+])
+def test_a_recipe_that_is_not_the_run_s_is_refused(finished, home, change, message):
+    (home / "run.toml").write_text(RECIPE.replace(*change))
+    with pytest.raises(SystemExit, match=message):
+        storyteller.main(["pack", str(finished / "run")])
+    assert not (home / "config.json").exists()
+
+
+def test_what_is_no_finished_run_is_refused(tmp_path, home):
+    with pytest.raises(SystemExit, match="gone has no model yet: wait until the run is complete"):
+        storyteller.main(["pack", str(tmp_path / "gone")])
+    with pytest.raises(SystemExit, match="gone has no tokens/train-0: give the folder of a run"):
+        storyteller.main(["skills", str(tmp_path / "gone")])
+
+
+def test_judge_prints_shares_with_intervals(finished, home, capsys):
+    storyteller.main(["judge", "--model", str(finished / "run"), "--n", "5"])
+    out = capsys.readouterr().out
+    assert "no problem at all      100.0 % (56.6 to 100.0), n = 5" in out
+    assert "the ending asked for   20.0 % (3.6 to 62.4), n = 5" in out
+    assert "2.000 nats a token, 0.700 bits a byte" in out
+
+
+def test_skills_are_measured_once_for_each_checkpoint(finished, home, monkeypatch):
+    storyteller.main(["skills", str(finished / "run"), "--n", "4"])
+    frame = corpora.storyteller_skills()
+    tokens, _ = storyteller.tokens_of(finished / "run")
+    assert list(frame.index) == [round(step * 4 * tokens / 20) for step in (3, 6)]
+    assert list(frame["grammar"]) == [1.0, 1.0] and list(frame["grammar_of"]) == [4, 4]
+    monkeypatch.setattr(storyteller, "skills", None)  # nothing is measured again
+    storyteller.main(["skills", str(finished / "run"), "--n", "4"])
+
+
+def test_a_skill_that_no_story_shows_has_no_share(home):
+    (home / "skills.json").write_text('[{"step": 1, "tokens": 9, "n": 2, "grammar": [1, 2], "sums": [0, 0]}]')
+    frame = corpora.storyteller_skills()
+    assert frame.loc[9, "grammar"] == 0.5 and frame["sums"].isna().all() and frame.loc[9, "sums_of"] == 0
+
+
+def test_the_table_has_a_row_for_each_size_and_budget_and_goes_on(finished, home, tmp_path, monkeypatch):
+    storyteller.main(["pack", str(finished / "run")])
+    monkeypatch.setattr(data, "HELD_OUT_STORIES", 4)
+    work, sizes = tmp_path / "work", ((8, 2, 1), (16, 2, 1))
+    trained = []
+
+    def broken(arguments):
+        trained.append(arguments[3].rsplit("/", 1)[-1])
+        return 130 if len(trained) == 3 else llmbook(arguments)
+
+    monkeypatch.setattr(storyteller, "llmbook", broken)
+    with pytest.raises(SystemExit, match="did not end: the same command goes on from its checkpoint"):
+        storyteller.table(work, home / "table.json", sizes, (4e3, 8e3), 3, finished / "run")
+    assert len(json.loads((work / "cells.json").read_text())) == 2
+    rows = storyteller.table(work, home / "table.json", sizes, (4e3, 8e3), 3, finished / "run")
+    assert trained == [trained[0], trained[1], trained[2], trained[2], trained[4]]
+    assert len(rows) == 5 and [row["d_model"] for row in rows] == [8, 8, 16, 16, 16]
+    frame = corpora.storyteller_table()
+    assert list(frame["consistent"]) == [1.0] * 5 and list(frame["ending_n"]) == [3] * 5
+    assert ((frame["tokens"] - 4e3).abs() < 1500).sum() == 2 and (frame["seconds"] >= 0).all()
+    assert frame["parameters"].is_monotonic_increasing
+
+
+def test_what_the_storyteller_lacks_is_said(home):
+    for missing in (corpora.storyteller_table, corpora.storyteller_skills, corpora.storyteller_log):
+        with pytest.raises(FileNotFoundError, match="is missing: install llmbook again, or make it with tools"):
+            missing()
+
+
+def test_the_recipe_in_the_data_is_one_that_the_command_takes(tmp_path, capsys):
+    code = llmbook(["pretrain", str(ROOT / "data" / "storyteller" / "run.toml"), "--out", str(tmp_path / "run"),
+                    "--max-steps", "0"])
+    assert code == 2 and "max_steps" in capsys.readouterr().err  # all but that is good

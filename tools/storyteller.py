@@ -1,0 +1,288 @@
+"""The storyteller, from a finished run to data/storyteller, and its figures.
+
+    llmbook pretrain data/storyteller/run.toml --out runs/storyteller   # about an hour and a half on one core
+    python tools/storyteller.py pack runs/storyteller                   # the model, its tokenizer and its log
+    python tools/storyteller.py judge                                   # 500 stories, read back
+    python tools/storyteller.py skills runs/storyteller                 # what is learned when: skills.json
+    python tools/storyteller.py table --run runs/storyteller            # sizes and budgets: table.json
+
+`table` trains one cell after the other, keeps each in --work, and goes on where it stopped.
+"""
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from llmbook.book.storytelling import SKILLS, Share, asked_endings, held_out_loss, judge, skills, tell
+from llmbook.cli.main import main as llmbook
+from llmbook.cli.models import keep_tokenizer, open_model
+from llmbook.files import data_folder, replace_file
+from llmbook.open_weights import load_pretrained
+from llmbook.scale.run_state import NOT_COMPARED
+from llmbook.scale.token_files import TokenFiles, write_token_files
+from llmbook.scale.token_shards import TokenHeader
+from llmbook.storyworld import stories
+from llmbook.text import load_tokenizer, save_tokenizer
+from llmbook.training import load_model, save_model
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+SIZES = ((80, 4, 3), (128, 4, 4), (256, 4, 4))  # d_model, heads, layers: 0.4, 1.1 and 3.8 million parameters
+BUDGETS = (1e6, 4e6, 16e6)  # tokens to learn from
+LOG_ROWS = 300
+
+
+def home() -> Path:
+    return data_folder() / "storyteller"
+
+
+def fail(text: str) -> None:
+    raise SystemExit(f"storyteller: {text}")
+
+
+def tokens_of(run: Path) -> tuple[int, int]:
+    """The tokens and the stories that a run learns from."""
+    header = TokenHeader.read(run / "tokens" / "train-0")
+    if header is None:
+        fail(f"{run} has no tokens/train-0: give the folder of a run of `llmbook pretrain data/storyteller/run.toml`")
+    return sum(shard.tokens for shard in header.shards), sum(shard.documents for shard in header.shards)
+
+
+# --- pack ---------------------------------------------------------------------------------------------------------
+
+def pack(run: Path, target: Path) -> None:
+    """A finished run's model in bfloat16, its tokenizer and its log, thinned, in `target`."""
+    if not (run / "model" / "config.json").is_file():
+        fail(f"{run} has no model yet: wait until the run is complete")
+    check_settings(run, target / "run.toml")
+    model = load_model(run / "model", "cpu").to(torch.bfloat16)
+    target.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        save_model(model, folder)
+        new = sorted(Path(folder).iterdir(), key=lambda path: path.name == "config.json")  # which names the weights
+        for path in new:
+            replace_file(target / path.name, path.read_bytes())
+    for path in target.glob("model-*.safetensors"):
+        if path.name not in {item.name for item in new}:
+            path.unlink()
+    keep_tokenizer(load_tokenizer(run / "model" / "tokenizer.json"), target, begins_with_end=True)
+    tokens, count = tokens_of(run)
+    replace_file(target / "log.csv", thinned((run / "log.csv").read_text(encoding="utf-8"), tokens / count).encode())
+    size = sum(path.stat().st_size for path in target.iterdir())
+    print(f"{target} holds {sum(p.numel() for p in model.parameters()):,} parameters, {size / 1e6:.1f} MB in all")
+
+
+def check_settings(run: Path, recipe: Path) -> None:
+    """Stop if the recipe is not that of the run."""
+    noted = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"]
+    given = tomllib.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+    flat = {f"{section}.{key}": value for section in ("model", "data", "training")
+            for key, value in given.get(section, {}).items()}
+    compared = {*flat, *noted} - {"command", *(f"training.{name}" for name in NOT_COMPARED)}
+    wrong = next((name for name in sorted(compared) if flat.get(name) != noted.get(name)), None)
+    if wrong:
+        fail(f"{recipe} has {wrong} = {flat.get(wrong)}, the run had {noted.get(wrong)}: bring the recipe up to date, "
+             "so that it trains this model")
+
+
+def thinned(log: str, tokens_each: float, most: int = LOG_ROWS) -> str:
+    """About `most` rows of a log, those with a val_loss among them; with the tokens read, and six digits."""
+    rows = list(csv.DictReader(io.StringIO(log)))
+    every = max(1, len(rows) // most)
+    kept = [row for number, row in enumerate(rows, 1) if number == 1 or number % every == 0 or row["val_loss"]]
+    out = io.StringIO()
+    names = ["step", "tokens", "loss", "val_loss", "learning_rate", "seconds"]
+    writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in kept:
+        row["tokens"] = round(int(row["examples"]) * tokens_each)
+        writer.writerow({name: f"{float(row[name]):.6g}" if "." in str(row[name]) else row[name] for name in names})
+    return out.getvalue()
+
+
+# --- judge --------------------------------------------------------------------------------------------------------
+
+def report(model: Any, tokenizer: Any, n: int, temperature: float, seed: int) -> None:
+    """Print what a model's stories are like."""
+    found = judge(tell(model, tokenizer, n, temperature, seed))
+    print(f"no problem at all      {found.consistent}")
+    print(f"every sentence known   {found.grammatical}")
+    for kind, count in found.problems.most_common():
+        print(f"  {kind:20} in {count} stories")
+    for name, share in asked_endings(model, tokenizer, n, temperature, seed).items():
+        print(f"{'the ending asked for' if name == 'asked' else 'any ending that fits':22} {share}")
+    nats, bits = held_out_loss(model, tokenizer)
+    print(f"held-out loss          {nats:.3f} nats a token, {bits:.3f} bits a byte, 200 stories")
+
+
+# --- skills -------------------------------------------------------------------------------------------------------
+
+def milestones(run: Path, target: Path, n: int, temperature: float, every: int = 1) -> list[dict[str, Any]]:
+    """The skills after each checkpoint of a run, in `target`. What it holds already is not done again."""
+    tokens, count = tokens_of(run)
+    batch = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"].get("training.batch_size", 8)
+    rows = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else []
+    done = {row["step"] for row in rows}
+    for folder in sorted((run / "checkpoints").glob("step-*"))[::every]:
+        step = int(folder.name.removeprefix("step-"))
+        if step in done:
+            continue
+        model, tokenizer = open_model(str(folder), device="cpu", dtype="float32")
+        found = skills(tell(model, tokenizer, n, temperature))
+        rows.append({"step": step, "tokens": round(step * batch * tokens / count), "n": n,
+                     **{name: [found[name].right, found[name].of] for name in SKILLS}})
+        rows.sort(key=lambda row: row["step"])
+        write_rows(target, rows)
+        print(f"{rows[-1]['tokens']:>12,} tokens  " + "  ".join(f"{name} {found[name].value:.2f}" for name in SKILLS),
+              flush=True)
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A list of rows as JSON, one a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, ("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
+
+
+# --- table --------------------------------------------------------------------------------------------------------
+
+def prepare(work: Path, count: int, tokenizer_file: Path) -> TokenFiles:
+    """The stories that all cells learn from, tokenized once."""
+    folder = work / "tokens"
+    header = TokenHeader.read(folder)
+    if header is not None and header.complete:
+        if (found := sum(shard.documents for shard in header.shards)) < count:
+            fail(f"{folder} holds {found:,} stories, {count:,} are needed: remove it, or give another --work")
+        return TokenFiles(folder)
+    tokenizer = load_tokenizer(tokenizer_file)
+    print(f"telling {count:,} stories", flush=True)
+    written = write_token_files((story.text for story in stories(1, count, split="train")), folder, tokenizer,
+                                processes=1, progress=False)
+    save_tokenizer(tokenizer, folder / "tokenizer.json")
+    return written
+
+
+def recipe(base: Mapping[str, Any], size: tuple[int, int, int], tokens: Path, steps: int) -> dict[str, Any]:
+    """The storyteller's settings for another size and length."""
+    d_model, heads, layers = size
+    return {"model": {**base["model"], "d_model": d_model, "n_heads": heads, "n_layers": layers},
+            "data": {"train": str(tokens), "documents": True, "validation": "stories"},
+            "training": {**base["training"], "max_steps": steps, "warmup_steps": max(1, min(200, steps // 10)),
+                         "eval_every": max(1, steps // 10)},
+            "checkpoints": {"every_minutes": 2.0, "keep": 1}}
+
+
+def toml(settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """Settings as TOML: the values are numbers, texts, truths and lists, which JSON writes the same way."""
+    return "\n".join(f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+                     for section, values in settings.items())
+
+
+def measured(folder: Path, tokens: int, n: int) -> dict[str, Any]:
+    """A row of the table: a run's model and what its stories are like."""
+    model, tokenizer = open_model(str(folder / "model"), device="cpu", dtype="float32")
+    nats, bits = held_out_loss(model, tokenizer)
+    clean, ending = judge(tell(model, tokenizer, n)).consistent, asked_endings(model, tokenizer, n)["asked"]
+    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
+        seconds = float(list(csv.DictReader(file))[-1]["seconds"])
+    config = model.config
+    return {"parameters": sum(p.numel() for p in model.parameters()), "d_model": config.d_model,
+            "n_layers": config.n_layers, "tokens": tokens, "seconds": round(seconds), "loss": round(nats, 4),
+            "bits_per_byte": round(bits, 4), **shares("consistent", clean), **shares("ending", ending)}
+
+
+def shares(name: str, share: Share) -> dict[str, Any]:
+    low, high = share.interval
+    return {name: round(share.value, 4), f"{name}_low": round(low, 4), f"{name}_high": round(high, 4),
+            f"{name}_n": share.of}
+
+
+def table(work: Path, target: Path, sizes: Sequence[tuple[int, int, int]], budgets: Sequence[float], n: int,
+          run: Path | None = None) -> list[dict[str, Any]]:
+    """Train and measure a cell for each size and budget; `run` is a finished run that gives one more row."""
+    base = tomllib.loads((home() / "run.toml").read_text(encoding="utf-8"))
+    batch = base["training"]["batch_size"]
+    kept = work / "cells.json"
+    cells = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    files = prepare(work, int(max(budgets) / 250) + batch, home() / "tokenizer.json") if budgets else None
+    for budget in sorted(budgets):
+        for size in sizes:
+            each = len(files) / sum(shard.documents for shard in files.shards.header.shards)
+            steps = max(2, round(budget / each / batch))
+            name = f"{size[0]}x{size[2]}-{steps}"
+            if name in cells:
+                continue
+            folder = work / name
+            (work / f"{name}.toml").write_text(toml(recipe(base, size, files.folder, steps)), encoding="utf-8")
+            if llmbook(["pretrain", str(work / f"{name}.toml"), "--out", str(folder)]):
+                fail(f"{name} did not end: the same command goes on from its checkpoint")
+            cells[name] = measured(folder, round(steps * batch * each), n)
+            replace_file(kept, json.dumps(cells, indent=1).encode())
+            print(json.dumps(cells[name]), flush=True)
+    if run is not None and str(run) not in cells:
+        tokens, count = tokens_of(run)
+        settings = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"]
+        read = settings["training.max_steps"] * settings["training.batch_size"] * tokens / count
+        cells[str(run)] = measured(run, round(read), n)
+        replace_file(kept, json.dumps(cells, indent=1).encode())
+    rows = sorted(cells.values(), key=lambda row: (row["parameters"], row["tokens"]))
+    write_rows(target, rows)
+    return rows
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tools/storyteller.py", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("pack", help="put a finished run's model into data/storyteller")
+    one.add_argument("run", type=Path)
+    one.add_argument("--to", type=Path)
+    one = commands.add_parser("judge", help="let it tell stories and read them back")
+    one.add_argument("--model", default="storyteller", help="a name, or the folder of a run")
+    one.add_argument("--seed", type=int, default=0)
+    two = commands.add_parser("skills", help="what a run has learned after each checkpoint")
+    two.add_argument("run", type=Path)
+    two.add_argument("--every", type=int, default=1, help="look at every so many-th checkpoint")
+    for added, stories_each in ((one, 500), (two, 100)):
+        added.add_argument("--n", type=int, default=stories_each, help=f"stories ({stories_each})")
+        added.add_argument("--temperature", type=float, default=0.8)
+    three = commands.add_parser("table", help="train three sizes with three budgets of tokens, and measure them")
+    three.add_argument("--work", type=Path, default=Path("runs/storyteller-table"), help="where the cells are trained")
+    three.add_argument("--run", type=Path, help="the finished run of the storyteller, as one more row")
+    three.add_argument("--budgets", type=float, nargs="*", default=BUDGETS, help="tokens, such as 1e6 4e6")
+    three.add_argument("--n", type=int, default=200, help="stories for each share (200)")
+    for added in (two, three):
+        added.add_argument("--to", type=Path, help="the file to write")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked = parse(arguments)
+    if asked.command == "pack":
+        pack(asked.run, asked.to or home())
+    elif asked.command == "judge":
+        opened = load_pretrained("storyteller", torch.float32, "cpu") if asked.model == "storyteller" else open_model(
+            asked.model, device="cpu", dtype="float32")
+        report(*opened, asked.n, asked.temperature, asked.seed)
+    elif asked.command == "skills":
+        milestones(asked.run, asked.to or home() / "skills.json", asked.n, asked.temperature, asked.every)
+    else:
+        for row in table(asked.work, asked.to or home() / "table.json", SIZES, asked.budgets, asked.n, asked.run):
+            print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -281,7 +281,7 @@ def test_digit_pattern_right(pattern):
 
 
 def weighed(stories, programs):
-    return train_bpe([*stories, *programs * 3], 1025)
+    return train_bpe([*stories, *programs * 6], 1025)
 
 
 def plain(stories, programs):
@@ -290,6 +290,7 @@ def plain(stories, programs):
 
 @pytest.mark.parametrize("answer, message", [
     (plain, r"stories \d\.\d\d, programs \d\.\d\d .* The programs are below it"),
+    (lambda stories, programs: train_bpe([*stories, *programs * 2], 1025), "The programs are below it"),
     (lambda stories, programs: train_bpe(programs, 1025), "The stories are below it"),
     (lambda stories, programs: train_bpe(programs, 300), "Both are below it"),
     (lambda stories, programs: train_bpe(stories[:20], 1026), "has 1,026 ids: at most 1,025"),

@@ -83,26 +83,30 @@ def exercise_1(predict_windows: Callable[[int, int, int, int], tuple]) -> None:
 @exercise("2.2", "The order of learning is part of a tokenizer, as much as its tokens are.")
 def exercise_2(mended_encode: Callable[[bytes, dict[bytes, int]], Sequence[int]]) -> None:
     encoding = _ambiguous()
+    ids = dict(encoding._mergeable_ranks)
+    tokens = {id: token for token, id in ids.items()}
+    wrong, answers = [], {}
     for word in _words(30, seed=1):
-        chunk, ids = word.encode(), dict(encoding._mergeable_ranks)
-        answer = _started(mended_encode(chunk, ids))
+        answer = _started(mended_encode(word.encode(), dict(ids)))
         expect(isinstance(answer, (list, tuple)), f"Return a list of ids, not {type(answer).__name__}.")
         expect(all(isinstance(id, int) and 0 <= id < len(ids) for id in answer),
                f"Return ids, the numbers in the dictionary, not {list(answer)[:3]}.")
-        right = encoding.encode_ordinary(word)
-        if list(answer) == right:
-            continue
-        tokens = {id: token for token, id in ids.items()}
         joined = b"".join(tokens[id] for id in answer)
-        expect(joined == chunk, f"For {chunk} your tokens spell {joined}: begin with the single bytes and join "
-                                "neighbours, so that nothing is lost.")
+        expect(joined == word.encode(), f"For {word.encode()} your tokens spell {joined}: begin with the single bytes "
+                                        "and join neighbours, so that nothing is lost.")
+        answers[word] = list(answer)
+        wrong += [word] * (list(answer) != encoding.encode_ordinary(word))
+    if wrong:
         ways = [(_longest, "You still take the longest token. Training did not: it joined neighbours, the pair that "
                            "it had learned first before all others. Begin with the single bytes and do the same."),
                 (_any_pair, "You join the first neighbours that form a token. Join those whose token has the lowest "
                             "id, wherever they stand: it was learned first."),
                 (_rightmost, "Where the lowest id occurs twice, join the leftmost first.")]
-        hint = next((f" {hint}" for way, hint in ways if way(chunk, ids) == list(answer)), "")
-        pieces, wanted = ([tokens[id].decode() for id in row] for row in (answer, right))
+        hint = next((f" {hint}" for way, hint in ways
+                     if all(way(word.encode(), ids) == answer for word, answer in answers.items())), "")
+        word = min(wrong, key=len)
+        pieces, wanted = ([tokens[id].decode() for id in row]
+                          for row in (answers[word], encoding.encode_ordinary(word)))
         raise Wrong(f"{word!r} becomes {pieces}, expected {wanted}.{hint}")
 
 
@@ -260,7 +264,7 @@ def exercise_5(digit_pattern: Callable[[], str]) -> None:
 
 
 LAB_IDS = 1025
-LAB_GAIN = 1.06  # how much better than the plain mix the kind that is served worse must be
+LAB_GAIN = 1.04  # how much better than the plain mix the kind that is served worse must be
 
 
 @exercise("2.6", "You decided whose text is cheap. Everybody who makes a vocabulary does.")

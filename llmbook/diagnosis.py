@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from .devices import PRECISIONS, own_part
 from .protocols import Cache
 
-__all__ = ["check_cache", "check_counts", "check_sampling", "check_training", "explain_bad_logits", "explain_misfit",
-           "explain_not_finite"]
+__all__ = ["check_cache", "check_counts", "check_heads", "check_sampling", "check_training", "explain_bad_logits",
+           "explain_misfit", "explain_not_finite"]
 
 
 def explain_not_finite(model: nn.Module, parts: Sequence[Sequence[Tensor]], counts: Sequence[int], loss: float,
@@ -107,6 +107,16 @@ def check_counts(max_new_tokens: int, stop_tokens: Collection[int]) -> None:
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}: it must be a whole number, at least 0")
     if not (isinstance(stop_tokens, Collection) and all(isinstance(token, Integral) for token in stop_tokens)):
         raise ValueError(f"stop_tokens are {stop_tokens!r}: give a list of token ids")
+
+
+def check_heads(d_model: int, n_heads: int, n_kv_heads: int, d_head: int | None, window: int | None) -> None:
+    """Raise ValueError unless an attention layer can be built with these (see `llmbook.attention`)."""
+    if n_heads < 1 or (d_head is None and d_model % n_heads):
+        raise ValueError(f"d_model ({d_model}) must be divisible by n_heads ({n_heads})")
+    if n_kv_heads < 1 or n_heads % n_kv_heads:
+        raise ValueError(f"n_heads ({n_heads}) must be divisible by n_kv_heads ({n_kv_heads})")
+    if window is not None and window < 1:
+        raise ValueError(f"window is {window}: it must be at least 1, or None for no limit")
 
 
 def explain_misfit(kept: Tensor, lengths: Sequence[int], layer: int, keys: Tensor, values: Tensor) -> str:

@@ -19,9 +19,8 @@ def penalize_repetition(logits: Tensor, penalty: float, seen: Tensor | None) -> 
     """Logits (batch, vocab_size), those of `seen` made smaller: divided by `penalty` where they are
     above 0 and multiplied where below. seen: (batch, vocab_size), true where a row has had a token.
 
-    Source: Keskar et al., "CTRL: A Conditional Transformer Language Model for Controllable
-        Generation" (2019), section 4.1. It divides all; that raises logits below 0, so here, as in
-        the transformers library, those are multiplied.
+    Source: Keskar et al., "CTRL" (2019), section 4.1, which divides all; that would raise those
+        below 0, so here, as in the transformers library, they are multiplied.
     """
     if seen is None:
         raise ValueError(f"repetition_penalty is {penalty} and nothing says what was seen: hand in "
@@ -98,10 +97,8 @@ def stream(model: LanguageModel, token_ids: Tensor | Sequence[Tensor], max_new_t
            stop_tokens: Collection[int] = (), seed: int | None = None,
            cache: Cache | None = None, vocab_size: int | None = None,
            repetition_penalty: float = 1.0) -> Iterator[Tensor]:
-    """As `generate`, but yields each place's new tokens, (batch,), as soon as they are known.
-
-    The first of them follow the ends of the prompts, whatever those prompts' lengths. On a GPU, up
-    to 8 become known at once. The arguments are checked at the call.
+    """As `generate`, but yields each place's new tokens, (batch,), as soon as they are known: on a
+    GPU up to 8 at once. The first follow the prompts' ends. Arguments are checked at the call.
     """
     sampling = Sampling(temperature, top_k, top_p, vocab_size, repetition_penalty)
     check_counts(max_new_tokens, stop_tokens)
@@ -117,22 +114,19 @@ def generate(model: LanguageModel, token_ids: Tensor | Sequence[Tensor], max_new
     """Continue token ids (batch, tokens); returns them with up to `max_new_tokens` more.
 
     Args:
-        model: a `GPT`, or any model with its interface. Its mode, training or evaluation, does not
-            matter and is not touched.
+        model: a `GPT`, or any model with its interface, in training or evaluation mode.
         token_ids: prompts no longer than the model's context_length. As a list, each (tokens,),
             they may differ in length; then the result is a list too, each row cut after its end.
-            Equal ones are read once, so that a prompt may be sampled several times.
         max_new_tokens: when the context is full, the model goes on from its later half.
         temperature: 0 takes the likeliest token each time; else, as `top_k` and `top_p`, see
             `filter_logits`.
-        stop_tokens: ids that end a row. Generation ends when all rows have ended; until then, an
-            ended row of a tensor is filled with the smallest stop token, and is soon not computed.
+        stop_tokens: ids that end a row. Until all rows have ended, an ended row of a tensor is
+            filled with the smallest stop token.
         seed: makes sampling repeatable on one machine; None uses PyTorch's global random state.
-        cache: holds the first `cache.length` tokens of the prompts already, so that these are not
-            read again. It goes on to hold what is read, and stays the caller's.
+        cache: holds the first `cache.length` tokens of the prompts, which are not read again. It
+            goes on to hold what is read, and stays the caller's.
         vocab_size: ids from here on are never chosen: spare ones without a text in the tokenizer.
-        repetition_penalty: above 1 makes the tokens that stand in a row's own text, prompt
-            included, less likely (see `penalize_repetition`); 1.2 is usual.
+        repetition_penalty: see `penalize_repetition`, of each row's own text, prompt included.
 
     Raises ValueError for a prompt that is empty, too long or outside the vocabulary, and for an
     argument out of range; FloatingPointError if the model's scores are not numbers.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .compiling import compiled_loss
 from .devices import Numbers, OneProcess, autocast, fast_products, guard_update, send, whole_tensor
-from .diagnosis import explain_not_finite
+from .diagnosis import check_training, explain_not_finite
 from .extras import load_extra
 from .prefetching import BatchesAhead
 from .protocols import LossFunction, RunKeeper, Team
@@ -25,8 +25,49 @@ from .protocols import LossFunction, RunKeeper, Team
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["History", "TrainingRun", "add_gradients", "clip_gradients", "count_targets", "endless",
-           "target_counter", "update_weights"]
+__all__ = ["History", "TrainingConfig", "TrainingRun", "add_gradients", "clip_gradients", "count_targets",
+           "endless", "target_counter", "update_weights"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How `llmbook.training.train` trains.
+
+    Args:
+        max_steps: optimizer steps; the loader is started again whenever it runs out.
+        learning_rate: the highest one; reached after `warmup_steps`, then lowered along a cosine to `learning_rate *
+            final_fraction` at the last step.
+        weight_decay: AdamW's, on matrices only (see `llmbook.training.decay_groups`).
+        betas: AdamW's memory of past gradients and of their squares, each in [0, 1).
+        max_norm: gradients longer than this are scaled down to it; None for no limit.
+        accumulation_steps: batches that together make one step, as if they were one large batch.
+        eval_every, eval_batches: steps between evaluations (the last step always has one), and batches for each, all of
+            them if None.
+        precision, device: see `llmbook.devices`; the best device there is if None.
+        compile: run the forward and backward pass through `torch.compile`: up to a minute or two before the first step,
+            quicker steps afterwards.
+        progress: show a progress bar.
+
+    Raises ValueError for a number out of range.
+    """
+
+    max_steps: int
+    learning_rate: float = 6e-4
+    warmup_steps: int = 0
+    final_fraction: float = 0.1
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_norm: float | None = 1.0
+    accumulation_steps: int = 1
+    eval_every: int = 100
+    eval_batches: int | None = None
+    precision: str = "auto"
+    device: str | None = None
+    compile: bool = False
+    progress: bool = True
+
+    def __post_init__(self):
+        check_training(self)
 
 
 @dataclass
@@ -128,7 +169,7 @@ class TrainingRun:
     a fused kernel on this device, with which nothing waits for a GPU.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: LossFunction, config: Any, team: Team | None = None):
+    def __init__(self, model: nn.Module, loss_fn: LossFunction, config: TrainingConfig, team: Team | None = None):
         self.model, self.config, self.history = model, config, History()
         self.team = OneProcess(config.device) if team is None else team
         device = self.team.device

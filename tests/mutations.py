@@ -34,22 +34,22 @@ MUTATIONS = {
     "mask after a cached past not shifted": (
         "attention", ".tril(past)", ".tril()", ["attention"]),
     "cache offset: new tokens stored one place early": (
-        "attention", "self.keys[layer, :, :, start:end] = keys",
+        "caching", "self.keys[layer, :, :, start:end] = keys",
         "self.keys[layer, :, :, max(start - 1, 0) : max(start - 1, 0) + end - start] = keys", ["attention"]),
     "a window one token too wide": (
         "attention", ".triu(past - window + 1)", ".triu(past - window)", ["attention"]),
     "one new token sees past its window": (
         "attention", "key[:, :, -window:], value[:, :, -window:]", "key, value", ["attention"]),
     "padding is looked at": (
-        "attention", "filled = places >= self.padding[:, None]", "filled = places >= 0 * self.padding[:, None]",
+        "caching", "filled = places >= self.padding[:, None]", "filled = places >= 0 * self.padding[:, None]",
         ["attention", "generation"]),
     "padding is counted in positions": (
-        "attention", "return (places - self.padding[:, None]).clamp(min=0)",
+        "caching", "return (places - self.padding[:, None]).clamp(min=0)",
         "return (places - 0 * self.padding[:, None])", ["attention", "generation"]),
     "rows are chosen, their padding is not": (
-        "attention", "self.padding = None if self.padding is None else self.padding[rows]", "pass", ["attention"]),
+        "caching", "self.padding = None if self.padding is None else self.padding[rows]", "pass", ["attention"]),
     "going back forgets nothing": (
-        "attention", "self._lengths = [length] * len(self._lengths)", "pass", ["attention"]),
+        "caching", "self._lengths = [length] * len(self._lengths)", "pass", ["attention"]),
     "keys are not normed": (
         "attention", "self.query_norm(query), self.key_norm(key)", "self.query_norm(query), key", ["attention"]),
     "nothing is turned": (

@@ -116,9 +116,47 @@ def test_what_is_no_finished_run_is_refused(tmp_path, home):
 def test_judge_prints_shares_with_intervals(finished, home, capsys):
     storyteller.main(["judge", "--model", str(finished / "run"), "--n", "5"])
     out = capsys.readouterr().out
-    assert "no problem at all      100.0 % (56.6 to 100.0), n = 5" in out
-    assert "the ending asked for   20.0 % (3.6 to 62.4), n = 5" in out
-    assert "2.000 nats a token, 0.700 bits a byte" in out
+    figures = {line[:62].strip(): line[63:] for line in out.splitlines()}
+    assert figures["sampled stories without a problem (temperature 0.8)"] == "100.0 % (56.6 to 100.0), n = 5"
+    assert figures["held-out beginnings that get the ending they ask for"] == "20.0 % (3.6 to 62.4), n = 5"
+    assert figures["held-out loss, 200 stories"] == "2.000 nats a token, 0.700 bits a byte"
+    assert not (home / "judged.json").exists()  # it is not the storyteller that was judged
+
+
+def test_judge_names_the_problems_and_shows_stories(finished, home, capsys, monkeypatch):
+    monkeypatch.setattr(storyteller, "tell", lambda *_: ["Fish the of.", "Fish of the."])
+    storyteller.main(["judge", "--model", str(finished / "run"), "--n", "2", "--show", "1"])
+    out = capsys.readouterr().out
+    assert 'with the problem "unknown sentence"' in out and "2 of 2" in out
+    assert "\nFish the of.\n\n    unknown sentence: 'Fish the of.'; no ending" in out and "\nFish of the." not in out
+
+
+def test_the_card_has_the_figures_of_the_files(finished, home, capsys):
+    page = home.parent / "README.md"
+    page.write_text("# Data\n")
+    storyteller.main(["pack", str(finished / "run")])
+    with pytest.raises(SystemExit, match="README.md lacks the marks <!-- figures: .*put them where the figures go"):
+        storyteller.main(["card"])
+    storyteller.main(["judge", "--n", "5"])
+    storyteller.write_rows(home / "table.json", [{
+        "parameters": 1234, "tokens": 5678, "seconds": 9, "loss": 2.0, "bits_per_byte": 0.7, "consistent": 0.25,
+        "consistent_low": 0.1, "consistent_high": 0.5, "consistent_n": 8, "ending": 0.5, "ending_low": 0.2,
+        "ending_high": 0.8, "ending_n": 8}])
+    page.write_text("before\n" + "\nold\n".join(storyteller.MARKS) + "\nafter\n")
+    for _ in range(2):
+        storyteller.main(["card"])
+        text = page.read_text()
+        assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+        assert text.count("| held-out loss, 200 stories | 2.000 nats a token, 0.700 bits a byte |") == 1
+        assert "| 1,234 | 5,678 | 9 | 2.000 | 0.700 | 25 % (10 to 50, n = 8) | 50 % (20 to 80, n = 8) |" in text
+        assert "| training | 6 steps of 4 stories: " in text and "d_model 16, 2 heads, 1 layers, context 1024" in text
+
+
+def test_another_size_of_a_llama_keeps_its_proportions(tmp_path):
+    base = {"model": {"kind": "llama", "d_model": 256, "n_heads": 4, "n_layers": 4, "n_kv_heads": 4, "d_hidden": 704},
+            "training": {"batch_size": 8}}
+    model = storyteller.recipe(base, (80, 4, 3), tmp_path, 100)["model"]
+    assert model == {"kind": "llama", "d_model": 80, "n_heads": 4, "n_layers": 3, "n_kv_heads": 4, "d_hidden": 224}
 
 
 def test_skills_are_measured_once_for_each_checkpoint(finished, home, monkeypatch):

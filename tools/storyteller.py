@@ -5,6 +5,7 @@
     python tools/storyteller.py judge                                   # 500 stories, read back
     python tools/storyteller.py skills runs/storyteller                 # what is learned when: skills.json
     python tools/storyteller.py table --run runs/storyteller            # sizes and budgets: table.json
+    python tools/storyteller.py card                                    # the figures, into data/README.md
 
 `table` trains one cell after the other, keeps each in --work, and goes on where it stopped.
 """
@@ -29,7 +30,7 @@ from llmbook.open_weights import load_pretrained
 from llmbook.scale.run_state import NOT_COMPARED
 from llmbook.scale.token_files import TokenFiles, write_token_files
 from llmbook.scale.token_shards import TokenHeader
-from llmbook.storyworld import stories
+from llmbook.storyworld import check, stories
 from llmbook.text import load_tokenizer, save_tokenizer
 from llmbook.training import load_model, save_model
 
@@ -41,6 +42,7 @@ except ModuleNotFoundError:  # Python 3.10
 SIZES = ((80, 4, 3), (128, 4, 4), (256, 4, 4))  # d_model, heads, layers: 0.4, 1.1 and 3.8 million parameters
 BUDGETS = (1e6, 4e6, 16e6)  # tokens to learn from
 LOG_ROWS = 300
+MARKS = ("<!-- figures: python tools/storyteller.py card -->", "<!-- end of the figures -->")
 
 
 def home() -> Path:
@@ -113,17 +115,60 @@ def thinned(log: str, tokens_each: float, most: int = LOG_ROWS) -> str:
 
 # --- judge --------------------------------------------------------------------------------------------------------
 
-def report(model: Any, tokenizer: Any, n: int, temperature: float, seed: int) -> None:
-    """Print what a model's stories are like."""
-    found = judge(tell(model, tokenizer, n, temperature, seed))
-    print(f"no problem at all      {found.consistent}")
-    print(f"every sentence known   {found.grammatical}")
-    for kind, count in found.problems.most_common():
-        print(f"  {kind:20} in {count} stories")
-    for name, share in asked_endings(model, tokenizer, n, temperature, seed).items():
-        print(f"{'the ending asked for' if name == 'asked' else 'any ending that fits':22} {share}")
-    nats, bits = held_out_loss(model, tokenizer)
-    print(f"held-out loss          {nats:.3f} nats a token, {bits:.3f} bits a byte, 200 stories")
+def report(model: Any, tokenizer: Any, n: int, temperature: float, seed: int, shown: int = 0) -> list[dict[str, str]]:
+    """Print what a model's stories are like, and the first `shown` of them. Returns the lines, as figure and value."""
+    texts = tell(model, tokenizer, n, temperature, seed)
+    found, (nats, bits) = judge(texts), held_out_loss(model, tokenizer)
+    endings = asked_endings(model, tokenizer, n, temperature, seed)
+    lines = {"held-out loss, 200 stories": f"{nats:.3f} nats a token, {bits:.3f} bits a byte",
+             f"sampled stories without a problem (temperature {temperature})": str(found.consistent),
+             "sampled stories whose every sentence is one of this world": str(found.grammatical),
+             **{f"sampled stories with the problem \"{kind}\"": f"{count} of {n}"
+                for kind, count in found.problems.most_common()},
+             "held-out beginnings that get the ending they ask for": str(endings["asked"]),
+             "held-out beginnings that get any ending that fits": str(endings["any"])}
+    for name, value in lines.items():
+        print(f"{name:62} {value}")
+    for text in texts[:shown]:
+        print(f"\n{text}\n\n    {'; '.join(map(str, check(text).problems)) or 'no problem'}")
+    return [{"figure": name, "value": value} for name, value in lines.items()]
+
+
+# --- the card -----------------------------------------------------------------------------------------------------
+
+def card(page: Path) -> None:
+    """Write the figures between their two marks into the page of the data."""
+    config = json.loads((home() / "config.json").read_text(encoding="utf-8"))
+    recipe_of = tomllib.loads((home() / "run.toml").read_text(encoding="utf-8"))
+    with open(home() / "log.csv", newline="", encoding="utf-8") as file:
+        last = list(csv.DictReader(file))[-1]
+    model, tokenizer = load_pretrained("storyteller", torch.float32, "cpu")
+    sizes = config["config"]
+    rows = [("model", f"{config['model']}, {sum(p.numel() for p in model.parameters()):,} parameters: d_model "
+             f"{sizes['d_model']}, {sizes['n_heads']} heads, {sizes['n_layers']} layers, context "
+             f"{sizes['context_length']}"),
+            ("tokenizer", f"byte-pair encoding of {tokenizer.n_vocab:,} tokens, learned from stories"),
+            ("training", f"{int(last['step']):,} steps of {recipe_of['training']['batch_size']} stories: "
+             f"{int(last['tokens']) / 1e6:.1f} million tokens, {float(last['seconds']) / 60:.0f} minutes")]
+    judged = home() / "judged.json"
+    rows += [(row["figure"], row["value"]) for row in (json.loads(judged.read_text()) if judged.is_file() else [])]
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    if (home() / "table.json").is_file():
+        lines += ["", "| parameters | tokens | seconds | nats a token | bits a byte | without a problem | ending "
+                  "asked for |", "|---:|---:|---:|---:|---:|---:|---:|"]
+        lines += [f"| {row['parameters']:,} | {row['tokens']:,} | {row['seconds']:,} | {row['loss']:.3f} | "
+                  f"{row['bits_per_byte']:.3f} | {_percent(row, 'consistent')} | {_percent(row, 'ending')} |"
+                  for row in json.loads((home() / "table.json").read_text(encoding="utf-8"))]
+    before, first, rest = page.read_text(encoding="utf-8").partition(MARKS[0] + "\n")
+    _, second, after = rest.partition(MARKS[1])
+    if not second:
+        fail(f"{page} lacks the marks {MARKS[0]} and {MARKS[1]}: put them where the figures go")
+    replace_file(page, (before + first + "\n".join(lines) + "\n" + second + after).encode())
+
+
+def _percent(row: Mapping[str, Any], name: str) -> str:
+    low, high = (100 * row[f"{name}_{side}"] for side in ("low", "high"))
+    return f"{100 * row[name]:.0f} % ({low:.0f} to {high:.0f}, n = {row[f'{name}_n']})"
 
 
 # --- skills -------------------------------------------------------------------------------------------------------
@@ -176,7 +221,12 @@ def prepare(work: Path, count: int, tokenizer_file: Path) -> TokenFiles:
 def recipe(base: Mapping[str, Any], size: tuple[int, int, int], tokens: Path, steps: int) -> dict[str, Any]:
     """The storyteller's settings for another size and length."""
     d_model, heads, layers = size
-    return {"model": {**base["model"], "d_model": d_model, "n_heads": heads, "n_layers": layers},
+    model = {**base["model"], "d_model": d_model, "n_heads": heads, "n_layers": layers}
+    if "d_hidden" in model:  # a Llama
+        model["d_hidden"] = 8 * round(model["d_hidden"] * d_model / base["model"]["d_model"] / 8)
+    if "n_kv_heads" in model:
+        model["n_kv_heads"] = heads
+    return {"model": model,
             "data": {"train": str(tokens), "documents": True, "validation": "stories"},
             "training": {**base["training"], "max_steps": steps, "warmup_steps": max(1, min(200, steps // 10)),
                          "eval_every": max(1, steps // 10)},
@@ -253,6 +303,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     one = commands.add_parser("judge", help="let it tell stories and read them back")
     one.add_argument("--model", default="storyteller", help="a name, or the folder of a run")
     one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--show", type=int, default=0, help="print so many of the stories, too")
+    one.add_argument("--to", type=Path, help="a file for the figures (the storyteller's: data/storyteller/judged.json)")
     two = commands.add_parser("skills", help="what a run has learned after each checkpoint")
     two.add_argument("run", type=Path)
     two.add_argument("--every", type=int, default=1, help="look at every so many-th checkpoint")
@@ -264,6 +316,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     three.add_argument("--run", type=Path, help="the finished run of the storyteller, as one more row")
     three.add_argument("--budgets", type=float, nargs="*", default=BUDGETS, help="tokens, such as 1e6 4e6")
     three.add_argument("--n", type=int, default=200, help="stories for each share (200)")
+    commands.add_parser("card", help="write the figures into data/README.md")
     for added in (two, three):
         added.add_argument("--to", type=Path, help="the file to write")
     return parser.parse_args(arguments)
@@ -276,7 +329,11 @@ def main(arguments: Sequence[str]) -> None:
     elif asked.command == "judge":
         opened = load_pretrained("storyteller", torch.float32, "cpu") if asked.model == "storyteller" else open_model(
             asked.model, device="cpu", dtype="float32")
-        report(*opened, asked.n, asked.temperature, asked.seed)
+        lines = report(*opened, asked.n, asked.temperature, asked.seed, asked.show)
+        if asked.to or asked.model == "storyteller":
+            write_rows(asked.to or home() / "judged.json", lines)
+    elif asked.command == "card":
+        card(data_folder() / "README.md")
     elif asked.command == "skills":
         milestones(asked.run, asked.to or home() / "skills.json", asked.n, asked.temperature, asked.every)
     else:

@@ -27,7 +27,8 @@ from llmbook.tokenizing import tokenizer_from_merges
 TRAIN_STORIES, VALIDATION_STORIES, HELD_OUT_STORIES = 1_000, 100, 200
 TRAIN_SEED, HELD_OUT_SEED, VALIDATION_SEED = 1, 2, 3
 CONTEXT, BATCH, STEPS = 64, 8, 3_000  # what every rung that learns is given
-RUNGS = ("1-gram", "2-gram", "3-gram", "network", "attention", "blocks", "reader", "storyteller")
+RUNGS = ("1-gram", "2-gram", "3-gram", "4-gram", "network", "attention", "blocks", "reader", "storyteller")
+RIVAL = "4-gram"  # no rung: counts with the network's context of three tokens, to compare with
 TABLE = Path(__file__).with_name("ladder.json")
 
 

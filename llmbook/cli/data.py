@@ -230,7 +230,9 @@ class Data:
     def count(self, tokenizer: Any) -> tuple[int, str]:
         """Tokens to train on, and how they are known."""
         counts = [self.reader.count(source, tokenizer) for source in self.sources]
-        about = "" if all(exact for _, exact in counts) else f", estimated from the first {SAMPLE / 1e6:.0f} MB"
+        sample = f"{SAMPLE / 1e6:.0f} MB" if any(not isinstance(source, Stories) for source in self.sources) else (
+            f"{STORIES_SAMPLE:,} stories")
+        about = "" if all(exact for _, exact in counts) else f", estimated from the first {sample}"
         share = self.validation if isinstance(self.validation, float) else 0
         return int(sum(tokens for tokens, _ in counts) * (1 - share)), about
 

@@ -14,7 +14,7 @@ from ..training import load_model
 
 __all__ = ["SHIPPED", "load_shipped", "refuse_two_meanings", "shipped_folder"]
 
-SHIPPED = {"storyteller": "a GPT that tells short stories in simple English, trained by this book"}
+SHIPPED = {"storyteller": "a small language model that tells short stories in simple English, trained by this book"}
 """Name -> what it is. Each is a folder of `save_model` in the book's data."""
 
 

@@ -44,7 +44,11 @@ def test_missing_data_folder_says_what_to_do(monkeypatch, tmp_path):
         corpora.data_folder()
 
 
-FIND_DATA = "from llmbook.book.corpora import data_folder as f; print(f() / 'twenty_in_hand.txt')"
+FIND_DATA = "from llmbook.files import data_folder as f; print(f() / 'twenty_in_hand.txt')"
+FIND_MODEL = """from llmbook.open_weights import load_pretrained
+model, _ = load_pretrained("storyteller", device="cpu")
+print(sum(p.numel() for p in model.parameters()))
+"""
 
 
 @pytest.mark.slow
@@ -63,7 +67,13 @@ def test_the_data_is_found_wherever_the_package_is_installed(tmp_path, kind):
                            env=environment, capture_output=True)
     inside = target / "llmbook" / "data" if kind == "wheel" else ROOT / "data"
     assert found.stdout.split() == [str(inside / "twenty_in_hand.txt")]
-    assert {path.name for path in inside.iterdir()} == {path.name for path in (ROOT / "data").iterdir()}
+    there, here = ({path.relative_to(folder) for path in folder.rglob("*")} for folder in (inside, ROOT / "data"))
+    assert there == here  # the storyteller's weights, too
+    if (ROOT / "data" / "storyteller" / "config.json").is_file():
+        script = start.rstrip("; ") + "\n" + FIND_MODEL
+        counted = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, text=True, check=True, env=environment,
+                                 capture_output=True)
+        assert 3_000_000 < int(counted.stdout) < 5_000_000
     assert not (target / "llmbook").exists() or kind == "wheel", "a copy of the data would go stale"
 
 

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from llmbook.attention import MultiHeadAttention, causal_attention
 from llmbook.book.exercises import Wrong
 from llmbook.book.exercises import chapter_03 as check
 
@@ -26,82 +28,17 @@ def test_a_stub_is_not_started(number, capsys):
         assert capsys.readouterr().out.startswith(f"Exercise 3.{number}: not started.")
 
 
-def test_a_stub_of_shapes_is_not_started(capsys):
-    check.exercise_1(lambda batch, tokens, d_model, n_heads: (..., ..., ...))
-    assert capsys.readouterr().out.startswith("Exercise 3.1: not started.")
-
-
 def test_checks_leave_the_readers_random_numbers_alone():
     torch.manual_seed(5)
     expected = torch.randn(3)
     torch.manual_seed(5)
-    check.exercise_3.verify(lambda q, k: (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(mask(q.shape[2]),
+    check.exercise_1.verify(lambda q, k: (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(mask(q.shape[2]),
                                                                                      -torch.inf).softmax(-1))
-    check.exercise_5.verify(looks_ahead)
+    check.exercise_3.verify(looks_ahead)
     assert torch.equal(torch.randn(3), expected)
 
 
 # 3.1
-
-
-@pytest.mark.parametrize("answer", [
-    lambda b, t, d, h: ((b, h, t, d // h), (b, h, t, t), (b, t, d)),
-    lambda b, t, d, h: [torch.Size([b, h, t, d // h]), [b, h, t, t], torch.empty(b, t, d).shape]])
-def test_shapes_right(answer):
-    check.exercise_1.verify(answer)
-
-
-@pytest.mark.parametrize(("answer", "message"), [
-    (lambda b, t, d, h: ((b, t, h, d // h), (b, h, t, t), (b, t, d)), "their order is not"),
-    (lambda b, t, d, h: ((b, t, d), (b, h, t, t), (b, t, d)), "the heads have a dimension too"),
-    (lambda b, t, d, h: ((b, h, t, d), (b, h, t, t), (b, t, d)), "features are shared out among the heads"),
-    (lambda b, t, d, h: ((b, h, t, d // h), (b, t, t), (b, t, d)), "the heads have a dimension too"),
-    (lambda b, t, d, h: ((b, h, t, d // h), (b, h, t, d // h), (b, t, d)), "A weight belongs to two tokens"),
-    (lambda b, t, d, h: ((b, h, t, d // h), (b, h, t, t), (b, t, d // h)), "laid end to end again"),
-    (lambda b, t, d, h: ((b, h, t, d // h), (b, h, t, t)), "Return three shapes"),
-    (lambda b, t, d, h: ((b, h, t, h), (b, h, t, t), (b, t, d)), "d_head is d_model / n_heads, not n_heads"),
-    (lambda b, t, d, h: ((b, h, t, d // h), (b, h, t, d), (b, t, d)), "A weight belongs to two tokens"),
-    (lambda b, t, d, h: b * t * d, "Return three shapes"),
-    (lambda b, t, d, h: (b, h, t), "should be a tuple of numbers, not int")])
-def test_shapes_wrong(answer, message):
-    refused(check.exercise_1, answer, message)
-
-
-@pytest.mark.parametrize("place", [0, 1])
-def test_a_shape_that_no_mistake_explains_gets_no_hint(place):
-    def answer(b, t, d, h):
-        shapes = [(b, h, t, d // h), (b, h, t, t), (b, t, d)]
-        shapes[place] = b, h, t, 1
-        return shapes
-
-    with pytest.raises(Wrong, match=r"not \(2, 3, 6, 1\)\.$"):
-        check.exercise_1.verify(answer)
-
-
-# 3.2
-
-
-@pytest.mark.parametrize("answer", [
-    lambda x, n: x.view(*x.shape[:2], n, -1).transpose(1, 2),
-    lambda x, n: torch.stack(x.chunk(n, dim=-1), dim=1),
-    lambda x, n: x.unflatten(-1, (n, -1)).permute(0, 2, 1, 3)])
-def test_heads_right(answer):
-    check.exercise_2.verify(answer)
-
-
-@pytest.mark.parametrize(("answer", "message"), [
-    (lambda x, n: x.reshape(len(x), n, x.shape[1], -1), "alone mixes features of different tokens"),
-    (lambda x, n: x.unflatten(-1, (-1, n)).permute(0, 3, 1, 2), "every n_heads-th feature"),
-    (lambda x, n: x.unflatten(-1, (n, -1)), "the heads has shape (2, 5, 3, 4), expected (2, 3, 5, 4)"),
-    (lambda x, n: torch.stack(x.chunk(n, dim=-1)), "expected (2, 3, 5, 4)"),
-    (lambda x, n: torch.stack(x.chunk(n, dim=-1)[::-1], dim=1), "features 0 to 3, which are [0.0, 1.0, 2.0, 3.0]"),
-    (lambda x, n: 2 * torch.stack(x.chunk(n, dim=-1), dim=1), "yours holds [0.0, 2.0, 4.0, 6.0]"),
-    (lambda x, n: list(x), "should be a tensor, not list")])
-def test_heads_wrong(answer, message):
-    refused(check.exercise_2, answer, message)
-
-
-# 3.3
 
 
 def weights(query, key, scale=None, hidden=None, fill=-torch.inf, dim=-1):
@@ -111,20 +48,20 @@ def weights(query, key, scale=None, hidden=None, fill=-torch.inf, dim=-1):
 
 
 def test_weights_right():
-    check.exercise_3.verify(weights)
+    check.exercise_1.verify(weights)
 
     def one_hot_values(query, key):  # the output of attention to one-hot values is the weights
         batch, n_heads, tokens, _ = query.shape
         return F.scaled_dot_product_attention(query, key, torch.eye(tokens).expand(batch, n_heads, -1, -1),
                                               is_causal=True)
 
-    check.exercise_3.verify(one_hot_values)
+    check.exercise_1.verify(one_hot_values)
 
     def renormalised(query, key):
         exponentials = (query @ key.mT / query.shape[-1] ** 0.5).exp().tril()
         return exponentials / exponentials.sum(-1, keepdim=True)
 
-    check.exercise_3.verify(renormalised)
+    check.exercise_1.verify(renormalised)
 
 
 @pytest.mark.parametrize(("answer", "message"), [
@@ -147,10 +84,10 @@ def test_weights_wrong(answer, message):
     if message == "the softmax is missing":
         def answer(q, k):
             return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(mask(q.shape[2]), -torch.inf)
-    refused(check.exercise_3, answer, message)
+    refused(check.exercise_1, answer, message)
 
 
-# 3.4
+# 3.2
 
 
 def window_mask(past, tokens, window):
@@ -162,7 +99,7 @@ def window_mask(past, tokens, window):
     window_mask,
     lambda past, tokens, window: (torch.ones(tokens, past + tokens).tril(past).triu(past - window + 1)).bool()])
 def test_window_right(answer):
-    check.exercise_4.verify(answer)
+    check.exercise_2.verify(answer)
 
 
 @pytest.mark.parametrize(("answer", "message"), [
@@ -178,10 +115,10 @@ def test_window_right(answer):
     (lambda p, t, w: window_mask(p, t, w).float(), "has dtype torch.float32, expected torch.bool"),
     (lambda p, t, w: window_mask(0, t, w), "the mask has shape (3, 3), expected (3, 8)")])
 def test_window_wrong(answer, message):
-    refused(check.exercise_4, answer, message)
+    refused(check.exercise_2, answer, message)
 
 
-# 3.5
+# 3.3
 
 
 def looks_ahead(attention, x, changes=None):
@@ -195,7 +132,7 @@ def looks_ahead(attention, x, changes=None):
 
 
 def test_ahead_right():
-    check.exercise_5.verify(looks_ahead)
+    check.exercise_3.verify(looks_ahead)
 
     def by_gradient(attention, x):
         with torch.enable_grad():
@@ -204,13 +141,13 @@ def test_ahead_right():
             return any(torch.autograd.grad(output[:, t].sum(), x, retain_graph=True)[0][:, t + 1 :].any()
                        for t in range(x.shape[1]))
 
-    check.exercise_5.verify(by_gradient)
+    check.exercise_3.verify(by_gradient)
 
     def by_prefix(attention, x):
         whole = attention(x)
         return not all(torch.allclose(attention(x[:, :n]), whole[:, :n], atol=1e-6) for n in range(1, x.shape[1]))
 
-    check.exercise_5.verify(by_prefix)
+    check.exercise_3.verify(by_prefix)
 
 
 def only_the_next(attention, x):
@@ -242,10 +179,10 @@ def changes_x(attention, x):
     (only_the_next, "lets the first token look at the last; you return False"),
     (lambda attention, x: "no", "Return True or False, not str")])
 def test_ahead_wrong(answer, message):
-    refused(check.exercise_5, answer, message)
+    refused(check.exercise_3, answer, message)
 
 
-# 3.6
+# 3.5
 
 
 def with_distance(query, key, value, slopes, sign=-1.0, later=True, scale=None, inside=1.0, absolute=False):
@@ -257,7 +194,7 @@ def with_distance(query, key, value, slopes, sign=-1.0, later=True, scale=None, 
 
 
 def test_distance_right():
-    check.exercise_6.verify(with_distance)
+    check.exercise_5.verify(with_distance)
 
     def fused(query, key, value, slopes):
         places = torch.arange(query.shape[2])
@@ -265,7 +202,7 @@ def test_distance_right():
         change = change.masked_fill(mask(query.shape[2]), -torch.inf)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=change)
 
-    check.exercise_6.verify(fused)
+    check.exercise_5.verify(fused)
 
     def per_head(query, key, value, slopes):  # adding j x slope is the same: a row's constant drops out
         places = torch.arange(query.shape[2])
@@ -273,7 +210,7 @@ def test_distance_right():
                             .masked_fill(mask(query.shape[2]), -torch.inf).softmax(-1) @ value[:, h]
                             for h in range(query.shape[1])], dim=1)
 
-    check.exercise_6.verify(per_head)
+    check.exercise_5.verify(per_head)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -285,9 +222,99 @@ def test_distance_right():
     ({"inside": 0.5}, "before the scaling"),
     ({"inside": 2.0}, "The values are not right")])
 def test_distance_wrong(changes, message):
-    refused(check.exercise_6, lambda q, k, v, s: with_distance(q, k, v, s, **changes), message)
+    refused(check.exercise_5, lambda q, k, v, s: with_distance(q, k, v, s, **changes), message)
 
 
 def test_distance_with_one_slope_for_all_or_a_wrong_shape():
-    refused(check.exercise_6, lambda q, k, v, s: with_distance(q, k, v, s[:1]), "each head has its own")
-    refused(check.exercise_6, lambda q, k, v, s: weights(q, k), "the context has shape (2, 3, 5, 5)")
+    refused(check.exercise_5, lambda q, k, v, s: with_distance(q, k, v, s[:1]), "each head has its own")
+    refused(check.exercise_5, lambda q, k, v, s: weights(q, k), "the context has shape (2, 3, 5, 5)")
+
+
+# 3.4
+
+
+def heads(qkv, n_heads, order=(0, 2, 1, 3), masked=True, shift=0.0):
+    query, key, value = qkv.unflatten(2, (3, n_heads, -1)).permute(2, 0, 3, 1, 4)
+    attend = causal_attention if masked else F.scaled_dot_product_attention
+    return attend(query, key, value).permute(order).flatten(2).reshape(*qkv.shape[:2], -1) + shift
+
+
+def broken(qkv, n_heads):
+    query, key, value = qkv.unflatten(2, (3, n_heads, -1)).permute(2, 0, 3, 1, 4)
+    return causal_attention(query, key, value).reshape(*qkv.shape[:2], -1)
+
+
+def test_mended_heads_right():
+    check.exercise_4.verify(heads)
+
+
+@pytest.mark.parametrize(("answer", "message"), [
+    (broken, "This is still the broken layer"),
+    (lambda qkv, n: heads(qkv, n, masked=False), "The mask was right"),
+    (lambda qkv, n: heads(qkv, n, order=(0, 2, 3, 1)), "the heads should lie one after the other"),
+    (lambda qkv, n: heads(qkv, n).roll(1, 0) + qkv.sum(1, keepdim=True)[..., :1], "still change when the last token"),
+    (lambda qkv, n: heads(qkv, n, shift=1.0), "the values are not right"),
+    (lambda qkv, n: qkv, "the context has shape")])
+def test_mended_heads_wrong(answer, message):
+    refused(check.exercise_4, answer, message)
+
+
+def test_the_layer_that_the_chapter_hands_out_does_look_ahead():
+    qkv = torch.randn(1, 6, 24)
+    changed = qkv.clone()
+    changed[:, -1] += 1
+    assert not torch.allclose(broken(qkv, 2)[:, :-1], broken(changed, 2)[:, :-1])
+
+
+# 3.6
+
+
+class Copier(nn.Module):
+    """Attention layers with skip connections, or without."""
+
+    def __init__(self, n_layers, d_model=32, skip=True, ahead=False, scores=16):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(16, d_model), nn.Embedding(24, d_model)
+        self.layers = nn.ModuleList(MultiHeadAttention(d_model, 1) for _ in range(n_layers))
+        self.guess, self.skip, self.ahead = nn.Linear(d_model, scores), skip, ahead
+
+    def forward(self, token_ids):
+        x = self.tokens(token_ids) + self.positions(torch.arange(token_ids.shape[1]))
+        for layer in self.layers:
+            x = x + layer(x) if self.skip else layer(x)
+        return self.guess(x + x.mean(1, keepdim=True) if self.ahead else x)
+
+
+@pytest.mark.slow
+def test_two_layers_reach_the_target():
+    check.exercise_6.verify(lambda: Copier(2))
+
+
+@pytest.mark.slow
+def test_one_layer_does_not():
+    refused(check.exercise_6, lambda: Copier(1), "Is there one layer only")
+
+
+@pytest.mark.parametrize(("answer", "message"), [
+    (lambda: Copier(2, d_model=64), "more than 20,000"),
+    (lambda: Copier(2, ahead=True), "Your model looks ahead"),
+    (lambda: Copier(2, scores=8), "has shape (4, 24, 8), expected (4, 24, 16)"),
+    (lambda: 3, "Return a model, an nn.Module, not int")])
+def test_copier_wrong(answer, message):
+    refused(check.exercise_6, answer, message)
+
+
+def test_a_copier_that_gives_no_number():
+    class Nothing(nn.Module):
+        def forward(self, token_ids):
+            return torch.full((*token_ids.shape, 16), torch.nan)
+
+    refused(check.exercise_6, Nothing, "Some scores are not finite")
+
+
+def test_texts_repeat_and_only_what_can_be_known_is_asked():
+    text, targets = check.repeated_texts(200)
+    for row, target in zip(text.tolist(), targets.tolist()):
+        length = next(n for n in range(6, 13) if row[n:] == row[:-n])
+        assert len(set(row[:length])) == length  # one place to find, not several
+        assert target[: length - 1] == [-100] * (length - 1) and target[length - 1 : -1] == row[length:]

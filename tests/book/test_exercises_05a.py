@@ -2,10 +2,14 @@
 
 import math
 
+import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from llmbook.book.exercises import Wrong
 from llmbook.book.exercises import chapter_05a as check
+from llmbook.training import TrainingConfig
 from tests.support.exercise_tests import exercise_tests
 
 
@@ -52,62 +56,6 @@ def kept(rule):
     return lambda logits, p: torch.where(rule(logits.softmax(-1), p), logits, -torch.inf)
 
 
-def ramp(step, most, warmup, cooldown):
-    if step < warmup:
-        return (step + 1) / warmup
-    return 1 if step < most - cooldown else (most - step) / cooldown
-
-
-def changed(part, value):
-    """The ramp, but `value` in one part of the steps: "up", "flat" or "down"."""
-    def answer(step, most, warmup, cooldown):
-        here = "up" if step < warmup else "flat" if step < most - cooldown else "down"
-        return value(step, most, warmup, cooldown) if here == part else ramp(step, most, warmup, cooldown)
-    return answer
-
-
-def smoothed(model, inputs, targets):
-    logs = model(inputs).log_softmax(-1)[targets != -100]
-    own = logs.gather(1, targets[targets != -100][:, None])
-    return -(0.9 * own.mean() + 0.1 * logs.mean())
-
-
-def smoothed_targets(model, inputs, targets):
-    keep = targets.flatten() != -100
-    logits = model(inputs).flatten(0, 1)[keep]
-    return F.cross_entropy(logits, 0.9 * F.one_hot(targets.flatten()[keep], logits.shape[-1]) + 0.1 / logits.shape[-1])
-
-
-def parts(model, inputs, targets):
-    """(cross-entropy with the targets, log-probabilities of the positions that count, those of all)."""
-    logs = model(inputs).log_softmax(-1)
-    return F.nll_loss(logs.flatten(0, 1), targets.flatten()), logs[targets != -100], logs
-
-
-def mixed(change):
-    return lambda model, x, y: change(*parts(model, x, y))
-
-
-def over_all_positions(model, x, y):
-    return F.cross_entropy(model(x).flatten(0, 1), y.flatten(), label_smoothing=0.1, reduction="sum") / y.numel()
-
-
-def without_the_target(model, x, y):
-    own, logs, _ = parts(model, x, y)
-    others = logs.scatter(1, y[y != -100][:, None], 0).sum(-1) / 4
-    return 0.9 * own - 0.1 * others.mean()
-
-
-def gathered_at_once(model, x, y):
-    logs = model(x).log_softmax(-1)
-    return -(0.9 * logs.gather(2, y[..., None]).mean() + 0.1 * logs.mean())
-
-
-def indexed_at_once(model, x, y):
-    logs = model(x).log_softmax(-1).flatten(0, 1)
-    return -(0.9 * logs[torch.arange(len(logs)), y.flatten()].mean() + 0.1 * logs.mean())
-
-
 def logs_of(x, y):
     return x.softmax(-1)[torch.arange(len(y)), y].log()
 
@@ -117,14 +65,36 @@ def less_the_largest_of_all(x, y):
     return (x.exp().sum(-1).log() - x[torch.arange(len(y)), y]).mean()
 
 
+def loop(shift="next", clip="before", clear=True, steps=1):
+    """A loop as exercise 4 asks for it, or with one of its faults."""
+    def mended(model, batches, optimizer, max_norm=1.0):
+        for ids in batches:
+            seen, wanted = {"next": (ids[:, :-1], ids[:, 1:]), "same": (ids[:, :-1], ids[:, :-1]),
+                            "back": (ids[:, 1:], ids[:, :-1])}[shift]
+            F.cross_entropy(model(seen).flatten(0, 1), wanted.flatten()).backward()
+            if clip == "before":
+                nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            for _ in range(steps):
+                optimizer.step()
+            if clip == "after":
+                nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            if clear:
+                optimizer.zero_grad()
+    return mended
+
+
+def cleared_first(model, batches, optimizer, max_norm):
+    for ids in batches:
+        optimizer.zero_grad()
+        logits = model(ids)[:, :-1]
+        F.cross_entropy(logits.transpose(1, 2), ids[:, 1:]).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        optimizer.step()
+
+
 RIGHT = {
     "exercise_1": [F.cross_entropy, log_softmax_loss, one_hot_loss, lambda x, y: log_softmax_loss(x, y).item()],
-    "exercise_2": [lambda loss, n, b: loss * n / b / math.log(2), lambda loss, n, b: math.log2(math.exp(loss)) * n / b],
-    "exercise_3": [min_p, min_p_of_logits, by_ratio],
-    "exercise_4": [ramp, lambda s, m, w, c: max(0.0, min((s + 1) / w, (m - s) / c, 1.0)),
-                   lambda *sizes: torch.tensor(ramp(*sizes))],
-    "exercise_5": [smoothed, smoothed_targets, lambda model, x, y: F.cross_entropy(model(x).flatten(0, 1), y.flatten(),
-                                                                                   label_smoothing=0.1)],
+    "exercise_2": [min_p, min_p_of_logits, by_ratio],
 }
 WRONG = [
     ("exercise_1", lambda x, y: -F.cross_entropy(x, y), "wrong sign"),
@@ -148,81 +118,112 @@ WRONG = [
     ("exercise_1", lambda x, y: F.cross_entropy(x, y, reduction="none"), "more than one number.*the mean"),
     ("exercise_1", lambda x, y: str(F.cross_entropy(x, y)), "one number, not str"),
     ("exercise_1", lambda x, y: "large" if x.max() > 500 else F.cross_entropy(x, y), "one number, not str"),
-    ("exercise_2", lambda loss, n, b: loss * n / b, "in nats"),
-    ("exercise_2", lambda loss, n, b: loss / math.log(2), "bits a token"),
-    ("exercise_2", lambda loss, n, b: loss * n / b * math.log(2), "multiplied by ln 2"),
-    ("exercise_2", lambda loss, n, b: loss * b / n / math.log(2), "upside down"),
-    ("exercise_2", lambda loss, n, b: loss * n / math.log(2), "bits of the whole text"),
-    ("exercise_2", lambda loss, n, b: loss / b / math.log(2), "n_tokens times as much"),
-    ("exercise_2", lambda loss, n, b: loss * n / (8 * b) / math.log(2), "8 a byte"),
-    ("exercise_2", lambda loss, n, b: math.exp(loss), r"350 bytes you return 7\.3891, expected 0\.8244\.$"),
-    ("exercise_2", lambda loss, n, b: int(loss) * n / b / math.log(2), "59000 tokens and 221000 bytes"),
-    ("exercise_2", lambda loss, n, b: torch.ones(2) * loss, "one number, not Tensor"),
-    ("exercise_3", kept(lambda q, p: q >= p), r"row 0 .* you keep tokens \[1, 3\], expected .*compare with p itself"),
-    ("exercise_3", kept(lambda q, p: q >= p * q.max()), "each row's own"),
-    ("exercise_3", kept(lambda q, p: q >= p * q.amax(0)), "largest of each column"),
-    ("exercise_3", kept(lambda q, p: q > p * q.amax(-1, keepdim=True)), "With p = 1.0.*>=, not >"),
-    ("exercise_3", kept(lambda q, p: q < p * q.amax(-1, keepdim=True)), "wrong way round"),
-    ("exercise_3", kept(lambda q, p: q < 0.2), r"you keep tokens \[0, 2, 4\], expected \[0, 1, 3, 4\]\.$"),
-    ("exercise_3", lambda x, p: x.masked_fill(x < p * x.amax(-1, keepdim=True), -torch.inf), "when logits are comp"),
-    ("exercise_3", top_p, "That is top-p"),
-    ("exercise_3", lambda x, p: min_p(x, p).nan_to_num(neginf=0.0), "Only -inf gives"),
-    ("exercise_3", lambda x, p: min_p(x, p).nan_to_num(neginf=-100.0), "Only -inf gives"),
-    ("exercise_3", lambda x, p: min_p(x, p).softmax(-1), r"tokens \[0, 1, 2, 3, 4\], expected .* -inf\.$"),
-    ("exercise_3", lambda x, p: x.softmax(-1), "You return probabilities"),
-    ("exercise_3", lambda x, p: x.softmax(-1) * min_p(x, p).isfinite(), "You return probabilities"),
-    ("exercise_3", lambda x, p: x.clone(), r"Nothing is at -inf\.$"),
-    ("exercise_3", lambda x, p: x + min_p(x, p).isinf() * -torch.inf, "are nan"),
-    ("exercise_3", lambda x, p: torch.where(min_p(x, p).isfinite(), x, torch.inf), "inf, which is certainty"),
-    ("exercise_3", lambda x, p: min_p(x, p).log_softmax(-1), "ones that were given"),
-    ("exercise_3", lambda x, p: torch.where(min_p(x, p).isfinite(), x.softmax(-1), -torch.inf), "neither prob"),
-    ("exercise_3", in_place, "changed the logits"),
-    ("exercise_3", lambda x, p: min_p(x, p)[0], "shape"),
-    ("exercise_4", lambda s, m, w, c: min(1, s / w, (m - s) / c), "not move at all"),
-    ("exercise_4", lambda s, m, w, c: min(1, (s + 1) / (w + 1), (m - s) / c), "reach 1 one step late"),
-    ("exercise_4", lambda s, m, w, c: min(1, (s + 1) / w, (m - 1 - s) / c), "At step 6 of 10.*one step early"),
-    ("exercise_4", changed("down", lambda s, m, w, c: (m - 1 - s) / max(1, c - 1)), "At step 7 of 10.*one step early"),
-    ("exercise_4", lambda s, m, w, c: min(1, (m - s) / c), "warm-up is missing.$"),
-    ("exercise_4", lambda s, m, w, c: (m - s) / m, "warm-up is missing"),
-    ("exercise_4", lambda s, m, w, c: min(1, (s + 1) / w), "cooldown is missing"),
-    ("exercise_4", lambda s, m, w, c: min(1, (s + 1) / w, (m - s) / (m - w)), "flat part is missing"),
-    ("exercise_4", changed("down", lambda s, m, w, c: (1 - math.cos(math.pi * (m - s) / c)) / 2), "along a cosine"),
-    ("exercise_4", changed("down", lambda s, m, w, c: (s - (m - c)) / c), "upside down"),
-    ("exercise_4", changed("flat", lambda s, m, w, c: (s + 1) / w), "never more than 1"),
-    ("exercise_4", lambda s, m, w, c: min((s + 1) / w, (m - s) / c), "At step 2 of 10.*never more than 1"),
-    ("exercise_4", changed("flat", lambda s, m, w, c: 0.5), r"you return 0\.5000, expected 1\.0000\.$"),
-    ("exercise_4", lambda s, m, w, c: ramp(s, m, w, 4), "At step 81 of 100, with warmup 10 and cooldown 20"),
-    ("exercise_4", lambda s, m, w, c: ramp(s, m, max(w, 2), c), "At step 0 of 6, with warmup 1"),
-    ("exercise_4", lambda *sizes: sizes, "one number, not tuple"),
-    ("exercise_5", lambda model, x, y: F.cross_entropy(model(x).flatten(0, 1), y.flatten()), "smoothing is missing"),
-    ("exercise_5", mixed(lambda own, logs, _: 0.9 * own), "part for all tokens is missing"),
-    ("exercise_5", mixed(lambda own, logs, _: own - 0.1 * logs.mean()), "0.9, not 1"),
-    ("exercise_5", lambda model, x, y: F.cross_entropy(model(x).flatten(0, 1), y.flatten(), label_smoothing=0.9),
-     "exchanged"),
-    ("exercise_5", mixed(lambda own, logs, _: 0.9 * own + 0.1 * logs.mean()), "wrong sign"),
-    ("exercise_5", mixed(lambda own, logs, _: 0.9 * own - 0.1 * logs.sum(-1).mean()), "summed over the vocabulary"),
-    ("exercise_5", without_the_target, "left the target out"),
-    ("exercise_5", lambda model, x, y: smoothed(model, x, y) * (y != -100).sum(), "sum over the positions"),
-    ("exercise_5", over_all_positions, "With 3 targets .* divided by all positions"),
-    ("exercise_5", mixed(lambda own, logs, all_rows: 0.9 * own - 0.1 * all_rows.mean()), "-100 still count"),
-    ("exercise_5", mixed(lambda own, logs, all_rows: 0.9 * own - 0.1 * logs.sum() / all_rows.numel()),
-     "part for all tokens by all positions"),
-    ("exercise_5", mixed(lambda own, logs, _: own + 1), r"6 targets you return \d\.\d+, expected \d\.\d+\.$"),
-    ("exercise_5", gathered_at_once, "your code stops: .*-100 names no token"),
-    ("exercise_5", indexed_at_once, "your code stops: .*-100 names no token"),
-    ("exercise_5", lambda model, x, y: F.cross_entropy(model(x), y, label_smoothing=0.1), "in the second dimension"),
-    ("exercise_5", lambda model, x, y: smoothed(model, x, y).item(), "no gradient"),
-    ("exercise_5", lambda model, x, y: smoothed(model, x, y).detach(), "no gradient"),
-    ("exercise_5", mixed(lambda own, logs, _: 0.9 * own - 0.1 * logs.detach().mean()), "its gradient is not"),
-    ("exercise_5", lambda model, x, y: torch.tensor(smoothed(model, x, y).item(), requires_grad=True),
-     "its gradient is not"),
-    ("exercise_5", lambda model, x, y: model(x), "one number"),
+    ("exercise_2", kept(lambda q, p: q >= p), r"row 0 .* you keep tokens \[1, 3\], expected .*compare with p itself"),
+    ("exercise_2", kept(lambda q, p: q >= p * q.max()), "each row's own"),
+    ("exercise_2", kept(lambda q, p: q >= p * q.amax(0)), "largest of each column"),
+    ("exercise_2", kept(lambda q, p: q > p * q.amax(-1, keepdim=True)), "With p = 1.0.*>=, not >"),
+    ("exercise_2", kept(lambda q, p: q < p * q.amax(-1, keepdim=True)), "wrong way round"),
+    ("exercise_2", kept(lambda q, p: q < 0.2), r"you keep tokens \[0, 2, 4\], expected \[0, 1, 3, 4\]\.$"),
+    ("exercise_2", lambda x, p: x.masked_fill(x < p * x.amax(-1, keepdim=True), -torch.inf), "when logits are comp"),
+    ("exercise_2", top_p, "That is top-p"),
+    ("exercise_2", lambda x, p: min_p(x, p).nan_to_num(neginf=0.0), "Only -inf gives"),
+    ("exercise_2", lambda x, p: min_p(x, p).nan_to_num(neginf=-100.0), "Only -inf gives"),
+    ("exercise_2", lambda x, p: min_p(x, p).softmax(-1), r"tokens \[0, 1, 2, 3, 4\], expected .* -inf\.$"),
+    ("exercise_2", lambda x, p: x.softmax(-1), "You return probabilities"),
+    ("exercise_2", lambda x, p: x.softmax(-1) * min_p(x, p).isfinite(), "You return probabilities"),
+    ("exercise_2", lambda x, p: x.clone(), r"Nothing is at -inf\.$"),
+    ("exercise_2", lambda x, p: x + min_p(x, p).isinf() * -torch.inf, "are nan"),
+    ("exercise_2", lambda x, p: torch.where(min_p(x, p).isfinite(), x, torch.inf), "inf, which is certainty"),
+    ("exercise_2", lambda x, p: min_p(x, p).log_softmax(-1), "ones that were given"),
+    ("exercise_2", lambda x, p: torch.where(min_p(x, p).isfinite(), x.softmax(-1), -torch.inf), "neither prob"),
+    ("exercise_2", in_place, "changed the logits"),
+    ("exercise_2", lambda x, p: min_p(x, p)[0], "shape"),
 ]
 
 
 test_right_answers_pass, test_wrong_answers, test_stubs_and_crashes = exercise_tests(check, RIGHT, WRONG)
 
 
-def test_an_error_that_is_not_about_targets_is_the_readers_own(capsys):
-    check.exercise_5(lambda model, x, y: model(x).view(7))
-    assert "Your code stopped with RuntimeError: shape '[7]' is invalid" in capsys.readouterr().out
+# --- what takes more than one answer, or a run -------------------------------------------------------------------
+
+@pytest.mark.parametrize("answers", [(4096, 0.002, 8192), (4096.0, -0.002, torch.tensor(8192))])
+def test_right_predictions_pass(answers, capsys):
+    check.exercise_3.verify(*answers)
+    check.exercise_3(*answers)
+    assert "5a.3: solved." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("answers, message", [
+    ((math.log(4096), 0.002, 8192), "This is the loss"), ((12, 0.002, 8192), "bits of one guess"),
+    ((1 / 4096, 0.002, 8192), "its inverse"), ((4000, 0.002, 8192), r"4000\.0000, expected 4096\.0000\.$"),
+    ((4096, 6e-8, 8192), "Plain gradient descent"), ((4096, 0.00003, 8192), "This is the gradient"),
+    ((4096, 0.002 * 0.1 / math.sqrt(0.05), 8192), "the hats"), ((4096, 0, 8192), "not 0, so the weight moves"),
+    ((4096, 0.0002, 8192), "the root of the mean square"), ((4096, 0.002, 2048), "one part"),
+    ((4096, 0.002, 1024), "8 rows"), ((4096, 0.002, 32), "These are rows"), ((4096, 0.002, 256), "one row"),
+    ((4096, 0.002, "many"), "one number, not str"), ((4096, 0.002, 7), r"7\.0000, expected 8192")])
+def test_wrong_predictions_are_told_why(answers, message):
+    with pytest.raises(Wrong, match=message):
+        check.exercise_3.verify(*answers)
+
+
+def test_predictions_that_are_missing_are_not_started(capsys):
+    check.exercise_3(4096, None, 8192)
+    assert "5a.3: not started" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("answer", [loop(), cleared_first])
+def test_a_mended_loop_passes(answer, capsys):
+    check.exercise_4(answer)
+    assert "5a.4: solved." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("answer, message", [
+    (loop("same", "after"), "copying is enough"),
+    (loop("same"), "copying is enough"),
+    (loop("back"), "the token before"),
+    (loop(clip="after"), "clip between backward and step"),
+    (loop(clip=None), "clip between backward and step"),
+    (loop(clear=False), "never cleared"), (loop(clip=None, clear=False), "never cleared"),
+    (loop(clip="after", clear=False), "never cleared"),
+    (loop(steps=0), "did not move"),
+    (loop(steps=2), "others than those of the right loop")])
+def test_a_loop_with_a_fault_is_told_which(answer, message):
+    with pytest.raises(Wrong, match=message):
+        check.exercise_4.verify(answer)
+
+
+def test_a_loop_that_stops_is_reported(capsys):
+    check.exercise_4(lambda *arguments: 1 / 0)
+    assert "not yet. Your code stopped with ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_the_lab_names_what_it_measured(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(check, "lab_loss", lambda config: asked.append(config) or 5.25 - len(asked))
+    for config, message in ((TrainingConfig(100), "held-out loss is 4.25, and the target is below .*multiply it by 3"),
+                            ("fast", "Give a TrainingConfig, not str"),
+                            (TrainingConfig(101), "max_steps is 101; the budget is 100"),
+                            (TrainingConfig(100, accumulation_steps=2), "accumulation_steps must be 1")):
+        with pytest.raises(Wrong, match=message):
+            check.exercise_5.verify(config)
+    check.exercise_5(TrainingConfig(100, learning_rate=1e-2))
+    assert "5a.5: solved." in capsys.readouterr().out and len(asked) == 2
+    check.exercise_5(None)
+    assert "5a.5: not started" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changes, advice", [
+    ({"max_steps": 50}, "You may use all 100 steps"), ({"learning_rate": 1.0}, "divide it by 3"),
+    ({"learning_rate": 1e-2}, "warm-up"), ({"learning_rate": 1e-2, "warmup_steps": 9}, "one setting at a time")])
+def test_the_lab_gives_advice(monkeypatch, changes, advice):
+    monkeypatch.setattr(check, "lab_loss", lambda config: 9.0)
+    with pytest.raises(Wrong, match=advice):
+        check.exercise_5.verify(TrainingConfig(**{"max_steps": 100, **changes}))
+
+
+@pytest.mark.slow
+def test_the_lab_s_target_is_met_by_the_solution_and_missed_by_the_defaults():
+    good = TrainingConfig(100, learning_rate=1e-2, warmup_steps=20, final_fraction=0.02, betas=(0.9, 0.99),
+                          progress=False)
+    assert check.lab_loss(good) < check.LAB_TARGET - 0.1
+    assert check.lab_loss(TrainingConfig(100, progress=False)) > check.LAB_TARGET + 0.5

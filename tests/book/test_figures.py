@@ -90,7 +90,9 @@ def test_what_is_lit_is_bold(part, bold):
 def test_ends_of_the_chapters_that_change_the_model():
     assert "spam" in words(figures.model_diagram("classifier")) and "boiled" not in words(
         figures.model_diagram("classifier"))
-    assert "loss ( )" in words(figures.model_diagram("training"))
+    training = words(figures.model_diagram("training"))
+    assert "loss ( )" in training and "true next tokens (tokens,)" in training and "append, and again" not in training
+    assert "append, and again" in words(figures.model_diagram(("training", "sampling")))
     assert "Answer:" in words(figures.model_diagram("instructions"))
 
 
@@ -131,7 +133,7 @@ def test_bert_sees_both_sides_and_gpt_what_came_before():
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: figures.model_diagram("atention"), "no part 'atention' in the model: choose one of text, tokens"),
     (lambda: figures.transformer_2017("head"), "no part 'head' in the transformer of 2017: choose one of encoder"),
-    (lambda: figures.loss_ladder("4-gram", table=TABLE), "no rung '4-gram' on the ladder: choose one of 1-gram"),
+    (lambda: figures.loss_ladder("9-gram", table=TABLE), "no rung '9-gram' on the ladder: choose one of 1-gram"),
     (lambda: figures.loss_ladder(yours={"mine": 2.0}, table=TABLE), "no rung 'mine' on the ladder"),
     (lambda: figures.loss_ladder(table={}), "no rung to draw: write the table with `python tools/ladder.py`")])
 def test_what_is_not_there_is_refused(call, message):
@@ -145,6 +147,12 @@ def test_the_ladder_draws_means_up_to_a_rung_and_leaves_out_what_the_table_lacks
     assert [label.get_text() for label in ax.get_yticklabels()][-1] == "network, 3 bytes"
     assert len(figures.loss_ladder(table=TABLE).patches) == 5
     assert "each of 3 seeds" in figures.loss_ladder(table=TABLE).get_title(loc="left")
+
+
+def test_counts_with_the_networks_context_are_a_hollow_bar():
+    ax = figures.loss_ladder(table={**TABLE, "4-gram": [1.9]})
+    assert [bar.get_facecolor()[3] for bar in ax.patches] == [1, 1, 1, 0, 1, 1]
+    assert [label.get_text() for label in ax.get_yticklabels()][3] == "(4-gram counts)"
 
 
 def test_the_ladder_marks_yours():

@@ -136,8 +136,8 @@ def test_the_tool_says_what_is_missing(tmp_path, capsys):
     assert "none.ipynb: no cell is tagged `ladder`" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r'empty.ipynb: no cell tagged `ladder` sets a rung: write rungs\["network"\]'):
         tool.main([str(notebook(tmp_path / "empty.ipynb", ("1", ["ladder"]))), "--table", str(table)])
-    with pytest.raises(ValueError, match="odd.ipynb: no rung '4-gram' on the ladder: choose one of 1-gram"):
-        tool.main([str(notebook(tmp_path / "odd.ipynb", ('rungs["4-gram"] = 1', ["ladder"]))), "--table", str(table)])
+    with pytest.raises(ValueError, match="odd.ipynb: no rung '9-gram' on the ladder: choose one of 1-gram"):
+        tool.main([str(notebook(tmp_path / "odd.ipynb", ('rungs["9-gram"] = 1', ["ladder"]))), "--table", str(table)])
 
 
 @pytest.mark.slow

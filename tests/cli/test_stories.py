@@ -113,6 +113,12 @@ def test_a_folder_of_that_name_is_not_taken_for_the_stories(storied, call):
     assert "stories is a folder or file here and the name of a text of the book: give ./stories" in err
 
 
+def test_a_dry_run_says_how_many_stories_it_looked_at(storied, call, monkeypatch):
+    monkeypatch.setattr(data, "STORIES_SAMPLE", 3)
+    code, out, err = pretrain(call, "--dry-run")
+    assert code == 0 and "estimated from the first 3 stories" in out, err
+
+
 def test_many_stories_are_counted_from_the_first_ones(monkeypatch):
     monkeypatch.setattr(data, "STORIES_SAMPLE", 3)
     monkeypatch.setattr(data, "VOCABULARY_STORIES", 4)

@@ -27,61 +27,8 @@ def _name_mistake(answer: Tensor, mistakes: dict[str, Tensor]) -> None:
             raise Wrong(mistake)
 
 
-@exercise("3.1", "You can follow the shapes through the layer.")
-def exercise_1(attention_shapes: Callable[[int, int, int, int], tuple]) -> None:
-    names = ("the queries'", "the weights'", "the output's")
-    for batch, tokens, d_model, n_heads in ((2, 6, 12, 3), (5, 7, 32, 4), (1, 9, 20, 1)):
-        answer = _started(attention_shapes(batch, tokens, d_model, n_heads))
-        sizes = f"batch {batch}, tokens {tokens}, d_model {d_model}, n_heads {n_heads}"
-        expect(isinstance(answer, tuple | list) and len(answer) == 3, "Return three shapes.")
-        d_head = d_model // n_heads
-        right = ((batch, n_heads, tokens, d_head), (batch, n_heads, tokens, tokens), (batch, tokens, d_model))
-        for name, shape, expected in zip(names, answer, right):
-            _started(shape)
-            expect(isinstance(shape, tuple | list | torch.Size),
-                   f"{name} shape should be a tuple of numbers, not {type(shape).__name__}.")
-            shape = tuple(shape)
-            if shape == expected:
-                continue
-            hint = ""
-            if sorted(shape) == sorted(expected):
-                hint = " The numbers are right, their order is not: the heads act as a second batch dimension."
-            elif len(shape) < len(expected):
-                hint = " Each head works on its own, so the heads have a dimension too."
-            elif name == names[0] and shape[-1:] == (d_model,):
-                hint = " The features are shared out among the heads."
-            elif name == names[0] and shape[-1:] == (n_heads,):
-                hint = " d_head is d_model / n_heads, not n_heads."
-            elif name == names[1] and shape[-1:] in ((d_head,), (d_model,)):
-                hint = " A weight belongs to two tokens: one that looks and one that is looked at."
-            elif name == names[2]:
-                hint = " The heads are laid end to end again before the output projection."
-            raise Wrong(f"For {sizes}, {name} shape is {expected}, not {shape}.{hint}")
-
-
-@exercise("3.2", "Each head gets its own share of every token's features.")
-def exercise_2(split_heads: Callable[[Tensor, int], Tensor]) -> None:
-    for batch, tokens, n_heads, d_head in ((2, 5, 3, 4), (1, 4, 2, 4), (3, 1, 4, 2)):
-        x = torch.arange(batch * tokens * n_heads * d_head, dtype=torch.float32)
-        x = x.view(batch, tokens, n_heads * d_head)  # no two numbers are equal
-        right = x.view(batch, tokens, n_heads, d_head).transpose(1, 2)
-        answer = expect_tensor(split_heads(x.clone(), n_heads), (batch, n_heads, tokens, d_head), "the heads")
-        if close(answer, right, tolerance=0):
-            continue
-        _name_mistake(answer, {
-            "The shape is right, but `view` or `reshape` alone mixes features of different tokens in one head. "
-            "Cut the last dimension in two first, then exchange dimensions.":
-                x.reshape(batch, n_heads, tokens, d_head),
-            "Head h has every n_heads-th feature, starting at h. It should have d_head features in a row: "
-            "the heads come before d_head when you cut the last dimension.":
-                x.view(batch, tokens, d_head, n_heads).permute(0, 3, 1, 2)})
-        raise Wrong("The shape is right, the numbers are in the wrong places. Head 0 of the first token should hold "
-                    f"its features 0 to {d_head - 1}, which are {right[0, 0, 0].tolist()} here; "
-                    f"yours holds {answer[0, 0, 0].tolist()}.")
-
-
-@exercise("3.3", "That is the heart of attention, written from memory.")
-def exercise_3(causal_weights: Callable[[Tensor, Tensor], Tensor]) -> None:
+@exercise("3.1", "That is the heart of attention, written from memory.")
+def exercise_1(causal_weights: Callable[[Tensor, Tensor], Tensor]) -> None:
     for seed, (batch, n_heads, tokens, d_head) in enumerate(((2, 3, 5, 4), (1, 1, 7, 9), (2, 2, 1, 4))):
         query, key = _numbers(seed, 2, batch, n_heads, tokens, d_head)
         future = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
@@ -117,8 +64,8 @@ def exercise_3(causal_weights: Callable[[Tensor, Tensor], Tensor]) -> None:
         raise Wrong("The values are not right. The steps are: scores, scaling, mask, softmax.")
 
 
-@exercise("3.4", "Your mask also fits a cache with a past.")
-def exercise_4(window_mask: Callable[[int, int, int], Tensor]) -> None:
+@exercise("3.2", "Your mask also fits a cache with a past.")
+def exercise_2(window_mask: Callable[[int, int, int], Tensor]) -> None:
     for past, tokens, window in ((0, 6, 3), (5, 3, 4), (4, 1, 2), (0, 4, 1), (3, 5, 100)):
         right = torch.tensor([[i - window < j <= i for j in range(past + tokens)]
                               for i in range(past, past + tokens)])
@@ -165,8 +112,8 @@ class _Peeking(nn.Module):
         return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ self.value(x)
 
 
-@exercise("3.5", "No cheat gets past you.")
-def exercise_5(looks_ahead: Callable[[Callable[[Tensor], Tensor], Tensor], bool]) -> None:
+@exercise("3.3", "No cheat gets past you.")
+def exercise_3(looks_ahead: Callable[[Callable[[Tensor], Tensor], Tensor], bool]) -> None:
     with torch.random.fork_rng(devices=()), torch.no_grad():
         torch.manual_seed(0)
         layers = (("looks at no later token", MultiHeadAttention(8, 2), False),
@@ -189,8 +136,34 @@ def exercise_5(looks_ahead: Callable[[Callable[[Tensor], Tensor], Tensor], bool]
             expect(bool(answer) == right, f"One layer {what}; you return {bool(answer)}. {hint}")
 
 
-@exercise("3.6", "You have built a different attention, one that knows what is near.")
-def exercise_6(attention_with_distance: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
+@exercise("3.4", "The mask was right all along: the heads were laid out in the wrong order.")
+def exercise_4(mended_heads: Callable[[Tensor, int], Tensor]) -> None:
+    for seed, (batch, tokens, n_heads, d_head) in enumerate(((2, 5, 3, 4), (1, 6, 2, 8), (2, 1, 4, 4))):
+        qkv = _numbers(seed, batch, tokens, 3 * n_heads * d_head)
+        query, key, value = qkv.unflatten(2, (3, n_heads, d_head)).permute(2, 0, 3, 1, 4)
+        context = causal_attention(query, key, value)  # (batch, n_heads, tokens, d_head)
+        right = context.transpose(1, 2).flatten(2)
+        answer = expect_tensor(mended_heads(qkv.clone(), n_heads), (batch, tokens, n_heads * d_head), "the context")
+        if close(answer, right):
+            continue
+        changed = qkv.clone()
+        changed[:, -1] += 1
+        leaks = not close(mended_heads(changed, n_heads)[:, :-1], answer[:, :-1]) and tokens > 1
+        unmasked = nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        _name_mistake(answer, {
+            "This is still the broken layer. Change one token and see which outputs move, then look at what happens "
+            "to `context` after the attention.": context.reshape(batch, tokens, -1),
+            "The mask was right; without it every token sees all.": unmasked,
+            "Nothing looks ahead now, but each token's features are mixed up: the heads should lie one after the "
+            "other, head 0 first.": context.permute(0, 2, 3, 1).flatten(2),
+        })
+        expect(not leaks, "Your earlier outputs still change when the last token does.")
+        raise Wrong("Nothing looks ahead now, but the values are not right. Which dimensions must change places "
+                    "before the heads are concatenated?")
+
+
+@exercise("3.5", "You have built a different attention, one that knows what is near.")
+def exercise_5(attention_with_distance: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
     for seed, (batch, n_heads, tokens, d_head) in enumerate(((2, 3, 5, 4), (2, 2, 6, 9))):
         query, key, value = _numbers(seed, 3, batch, n_heads, tokens, d_head)
         slopes = torch.tensor([1.0, 0.25, 0.0625])[:n_heads]
@@ -222,3 +195,56 @@ def exercise_6(attention_with_distance: Callable[[Tensor, Tensor, Tensor, Tensor
         })
         raise Wrong("The values are not right. Per head: scores scaled, minus slope × distance, mask, softmax, "
                     "times the values.")
+
+
+LAB_STEPS, LAB_TOKENS = 600, 24
+
+
+def repeated_texts(n: int) -> tuple[Tensor, Tensor]:
+    """Texts that repeat a passage of 6 to 12 different tokens, and the tokens to predict: each (n, 24).
+
+    What cannot be predicted yet, and what follows the last token, is -100.
+    """
+    lengths = torch.randint(6, 13, (n, 1))
+    places = torch.arange(LAB_TOKENS + 1)
+    text = torch.rand(n, 16).argsort(dim=1).gather(1, places % lengths)  # (n, 25)
+    return text[:, :-1], text[:, 1:].masked_fill(places[1:] < lengths, -100)
+
+
+def train_copier(model: nn.Module) -> float:
+    """Train on repeated texts; returns the share of tokens predicted right in new ones, once a passage repeats."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(LAB_STEPS):
+        text, targets = repeated_texts(64)
+        loss = nn.functional.cross_entropy(model(text).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        text, targets = repeated_texts(500)
+        right = model(text).argmax(dim=-1) == targets
+    return (right.sum() / (targets >= 0).sum()).item()
+
+
+@exercise("3.6", "One layer notes what came before each token, the next one finds it: an induction head.")
+def exercise_6(build_copier: Callable[[], nn.Module]) -> None:
+    model = _started(build_copier())
+    expect(isinstance(model, nn.Module), f"Return a model, an nn.Module, not {type(model).__name__}.")
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    expect(numbers <= 20_000, f"Your model has {numbers:,} numbers to train, more than 20,000.")
+    with torch.no_grad():
+        text, _ = repeated_texts(4)
+        scores = expect_tensor(model(text), (4, LAB_TOKENS, 16), "what your model returns")
+        changed = text.clone()
+        changed[:, -1] = (changed[:, -1] + 1) % 16
+        model.eval()
+        expect(bool(scores.isfinite().all()), "Some scores are not finite.")
+        expect(close(model(text)[:, :-1], model(changed)[:, :-1]),
+               "Your model looks ahead: earlier scores change when the last token does.")
+        model.train()
+    share = train_copier(model)
+    hint = ("Guessing gives 6 %." if share < 0.12 else
+            "Is there one layer only, or does the second one not see where the first one looked? The first has to "
+            "note at each token which token came before it.")
+    expect(share >= 0.9, f"After {LAB_STEPS} steps it gets {share:.0%} right; the target is 90 %. {hint}")

@@ -2,12 +2,18 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmbook.book.exercises import Wrong, close, compare, exercise, expect, expect_number, expect_tensor
+from llmbook.documents import make_document_loader
+from llmbook.gpt import GPT, GPTConfig
+from llmbook.storyworld import stories
+from llmbook.text import train_bpe
+from llmbook.training import TrainingConfig, evaluate, next_token_loss, train
 
 
 @exercise("5a.1", "You have computed the number that all of pretraining makes smaller.")
@@ -48,25 +54,8 @@ def exercise_1(my_cross_entropy: Callable[[Tensor, Tensor], Tensor]) -> None:
            "but makes the loss of a very wrong guess too small. Use log_softmax or logsumexp.")
 
 
-@exercise("5a.2", "Now losses of models with different tokenizers can stand side by side.")
-def exercise_2(bits_per_byte: Callable[[float, int, int], float]) -> None:
-    for loss, tokens, size in ((2.0, 100, 350), (4.86, 59_000, 221_000)):
-        wanted = loss * tokens / size / math.log(2)
-        mistakes = {
-            loss * tokens / size: "This is in nats. One bit is ln 2 nats, so divide by ln 2.",
-            wanted * math.log(2) ** 2: "You multiplied by ln 2. A nat is more than a bit: divide.",
-            loss / math.log(2): "This is bits a token. A token spells several bytes, which share its cost.",
-            loss * size / tokens / math.log(2): "The ratio is upside down: n_tokens shares of the loss over n_bytes.",
-            loss * tokens / math.log(2): "These are the bits of the whole text. Divide by its bytes.",
-            loss / size / math.log(2): "`loss` is the mean of one token. The text costs n_tokens times as much.",
-            wanted / 8: "You counted the bits of the text, 8 a byte. One byte is the unit.",
-        }
-        compare(expect_number(bits_per_byte(loss, tokens, size), "The result"), wanted, mistakes.items(),
-                f"For a loss of {loss}, {tokens} tokens and {size} bytes you return")
-
-
-@exercise("5a.3", "A rule of your own for which tokens may be drawn.")
-def exercise_3(filter_min_p: Callable[[Tensor, float], Tensor]) -> None:
+@exercise("5a.2", "A rule of your own for which tokens may be drawn.")
+def exercise_2(filter_min_p: Callable[[Tensor, float], Tensor]) -> None:
     probabilities = torch.tensor([[0.1, 0.4, 0.05, 0.3, 0.15], [0.02, 0.03, 0.9, 0.04, 0.01]])
     for logits in (probabilities.log(), probabilities.log() + 3.0):  # logits are free to shift
         before = logits.clone()
@@ -114,88 +103,120 @@ def _min_p_mistake(got: Tensor, logits: Tensor, p: float) -> str:
     return next((text for mask, text in mistakes if torch.equal(kept, mask)), "")
 
 
-@exercise("5a.4", "A schedule is a function of the step; now you can try any.")
-def exercise_4(trapezoid: Callable[[int, int, int, int], float]) -> None:
-    for most, warmup, cooldown in ((10, 2, 4), (100, 10, 20), (6, 1, 1)):
-        for step in range(most):
-            got = expect_number(trapezoid(step, most, warmup, cooldown), "The factor")
-            wanted, mistakes = min(1.0, (step + 1) / warmup, (most - step) / cooldown), []
-            early = "You reach 0 one step early: 0 belongs to the step after the last one."
-            if step < warmup:
-                mistakes = [(step / warmup, "The first step would not move at all: count it as step 1 of the warm-up."),
-                            ((step + 1) / (warmup + 1), "You reach 1 one step late: the last of the warm-up steps, "
-                                                        "step warmup - 1, has the factor 1."),
-                            (1.0, "The warm-up is missing.")]
-            elif step >= most - cooldown:
-                mistakes = [((most - 1 - step) / cooldown, early), ((most - 1 - step) / max(1, cooldown - 1), early),
-                            (1.0, "The cooldown is missing."),
-                            (1 - wanted, "The cooldown is upside down: it rises. Count the steps that are left."),
-                            ((1 - math.cos(math.pi * wanted)) / 2, "You fall along a cosine. The task asks for a "
-                                                                   "straight line.")]
-            else:
-                mistakes = [((most - step) / (most - warmup), "The flat part is missing: the factor stays 1 until the "
-                                                              "last `cooldown` steps.")]
-            if got > 1:
-                mistakes = [(got, "It is never more than 1: take the smallest of 1 and the two ramps.")]
-            compare(got, wanted, mistakes, f"At step {step} of {most}, with warmup {warmup} and cooldown {cooldown}, "
-                                           "you return")
+@exercise("5a.3", "You know what a run will show before it begins; whatever differs is worth a look.")
+def exercise_3(perplexity: float, first_move: float, targets: int) -> None:
+    mistakes = {math.log(4096): "This is the loss; the perplexity is e to its power.",
+                12.0: "These are the bits of one guess. The perplexity is the number of equally likely tokens.",
+                1 / 4096: "This is the probability of each token. The perplexity is its inverse."}
+    compare(expect_number(perplexity, "The perplexity"), 4096, mistakes.items(), "For the perplexity you say")
+    mistakes = {0.002 * 0.00003: "Plain gradient descent would do that. AdamW divides by the gradient's size.",
+                0.00003: "This is the gradient. The learning rate sets how far AdamW moves.",
+                0.002 * 0.1 / math.sqrt(0.05): "You left out the corrections of the means (the hats): both began at 0.",
+                0.002 * 0.1: "You left out the division by the root of the mean square."}
+    expect(expect_number(first_move, "The move") != 0, "The gradient is small, not 0, so the weight moves.")
+    compare(1000 * abs(expect_number(first_move, "The move")), 2.0,
+            [(1000 * value, text) for value, text in mistakes.items()], "For the move, in thousandths, you say")
+    mistakes = {8 * 256: "These are the targets of one part; the parts make one step together.",
+                4 * 256: "Each part has 8 rows.", 32: "These are rows; each has 256 targets.",
+                256: "These are the targets of one row."}
+    compare(expect_number(targets, "The number of targets"), 8192, mistakes.items(), "For the targets you say")
 
 
-class _Table(nn.Module):
-    """A model that looks its logits up: (batch, tokens) -> (batch, tokens, 5)."""
+class _Bigram(nn.Sequential):
+    """Ids (batch, tokens) -> logits (batch, tokens, 5)."""
 
-    def __init__(self):
-        super().__init__()
-        self.rows = nn.Parameter(torch.randn(5, 5))
-
-    def forward(self, token_ids: Tensor) -> Tensor:
-        return self.rows[token_ids]
+    def __init__(self) -> None:
+        super().__init__(nn.Embedding(5, 4), nn.Linear(4, 5))
 
 
-@exercise("5a.5", "The loop does not care which loss it makes smaller; chapters 6 and 7 rely on that.")
-def exercise_5(smoothed_loss: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> None:
-    model, inputs = _Table(), torch.tensor([[0, 1, 2], [3, 4, 0]])
-    for targets, what in ((torch.tensor([[1, 2, 3], [4, 0, 1]]), "For a small model and 6 targets"),
-                          (torch.tensor([[1, 2, -100], [4, -100, -100]]), "With 3 targets of 6 at -100")):
-        try:
-            loss = smoothed_loss(model, inputs, targets)
-        except (IndexError, RuntimeError) as error:
-            if "target size" in str(error):
-                raise Wrong("F.cross_entropy wants the vocabulary in the second dimension. Make positions of batch and "
-                            "tokens: logits.flatten(0, 1) and targets.flatten().") from None
-            if (targets == -100).any():
-                raise Wrong(f"{what} your code stops: {error} -100 names no token. Leave these positions out first, "
-                            "with logits[targets != -100] and targets[targets != -100].") from None
-            raise
-        logs = model(inputs).log_softmax(-1)[targets != -100]  # (n, 5)
-        chosen = targets[targets != -100]
-        own, mean = F.nll_loss(logs, chosen), -logs.mean()
-        right = 0.9 * own + 0.1 * mean
-        got, wanted = expect_number(loss, "The loss"), right.item()
-        all_rows = model(inputs).log_softmax(-1)
-        others = -(logs.sum(-1) - logs.gather(1, chosen[:, None])[:, 0]).mean() / 4
-        mistakes = [
-            (own.item(), "This is the plain cross-entropy: the smoothing is missing."),
-            ((0.9 * own).item(), "The part for all tokens is missing."),
-            ((own + 0.1 * mean).item(), "The shares add up to 1: the target's is 0.9, not 1."),
-            ((0.1 * own + 0.9 * mean).item(), "The two shares are exchanged."),
-            ((0.9 * own - 0.1 * mean).item(), "The part for all tokens has the wrong sign: it is a loss too."),
-            ((0.9 * own - 0.1 * logs.sum(-1).mean()).item(),
-             "You summed over the vocabulary; take the mean over its tokens."),
-            ((0.9 * own + 0.1 * others).item(),
-             "You left the target out of the part for all tokens. All tokens of the vocabulary count, it too."),
-            (wanted * len(chosen), "This is the sum over the positions. Take the mean."),
-            (wanted * len(chosen) / 6, "You divided by all positions. Those with target -100 do not count."),
-            ((0.9 * own - 0.1 * all_rows.mean()).item(),
-             "Positions with target -100 still count in the part for all tokens."),
-            ((0.9 * own + 0.1 * mean * len(chosen) / 6).item(),
-             "You divided the part for all tokens by all positions. Those with target -100 do not count."),
-        ]
-        compare(got, wanted, mistakes, f"{what} you return")
-        expect(isinstance(loss, Tensor) and loss.requires_grad, "The loss has no gradient: return a tensor, "
-                                                                "without .item() or detach().")
-        gradient, = torch.autograd.grad(loss, model.rows, allow_unused=True)
-        expected, = torch.autograd.grad(right, model.rows)
-        expect(gradient is not None and close(gradient, expected),
-               "The number is right, its gradient is not: a part was cut off on the way, by .item(), detach(), "
-               "torch.tensor(...) or torch.no_grad().")
+def _loop(shift: str, clip: str, clear: bool) -> list[Tensor]:
+    """The weights after a loop that does as it is told; right is ("next", "before", True)."""
+    model, optimizer, batches = _diagnosis()
+    for ids in batches:
+        seen, wanted = {"next": (ids[:, :-1], ids[:, 1:]), "same": (ids[:, :-1], ids[:, :-1]),
+                        "back": (ids[:, 1:], ids[:, :-1])}[shift]
+        F.cross_entropy(model(seen).flatten(0, 1), wanted.flatten()).backward()
+        if clip == "before":
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        if clip == "after":
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        if clear:
+            optimizer.zero_grad()
+    return [p.detach() for p in model.parameters()]
+
+
+def _diagnosis() -> tuple[nn.Module, torch.optim.Optimizer, list[Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    model = _Bigram()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model, torch.optim.SGD(model.parameters(), lr=2.0), list(torch.randint(5, (4, 3, 7), generator=generator))
+
+
+@exercise("5a.4", "A loss that is too good is a bug until you have found out why it is not.")
+def exercise_4(mended: Callable[..., None]) -> None:
+    model, optimizer, batches = _diagnosis()
+    before = [p.detach().clone() for p in model.parameters()]
+    mended(model, batches, optimizer, 0.1)
+    got = [p.detach() for p in model.parameters()]
+
+    def same_as(*how: object) -> bool:
+        return all(map(close, got, _loop(*how)))
+
+    expect(not all(map(close, got, before)), "The weights did not move: does each batch end with optimizer.step()?")
+    for shift, hint in (("same", "The loss compares each prediction with the token that the model has just read, so "
+                                 "copying is enough. What is to be predicted?"),
+                        ("back", "The model now predicts the token before the one that it reads.")):
+        for clip in ("before", "after"):
+            expect(not same_as(shift, clip, True), hint)
+    expect(not same_as("next", "after", True), "The targets are right now. But the gradients are clipped when the step "
+                                               "is done already, or not at all: clip between backward and step.")
+    for clip in ("before", "after", "never"):
+        expect(not same_as("next", clip, False), "The gradients are never cleared, so that each batch adds to all "
+                                                 "earlier ones.")
+    expect(same_as("next", "before", True), "After four batches the weights are others than those of the right loop: "
+                                            "for each batch predict ids[:, 1:] from ids[:, :-1], then backward, clip "
+                                            "to max_norm, step, zero_grad, once each.")
+
+
+LAB_TARGET, LAB_STEPS = 4.0, 100
+
+
+@exercise("5a.5", "You have tuned a training run on a fixed budget, which is most of what pretraining is.")
+def exercise_5(config: TrainingConfig) -> None:
+    expect(isinstance(config, TrainingConfig), f"Give a TrainingConfig, not {type(config).__name__}.")
+    expect(config.max_steps <= LAB_STEPS, f"max_steps is {config.max_steps}; the budget is {LAB_STEPS}.")
+    expect(config.accumulation_steps == 1, "Four stories a step are the budget: accumulation_steps must be 1.")
+    loss = lab_loss(config)
+    expect(loss < LAB_TARGET, f"The held-out loss is {loss:.2f}, and the target is below {LAB_TARGET}. "
+                              f"{_advice(config)}")
+
+
+def _advice(config: TrainingConfig) -> str:
+    if config.max_steps < LAB_STEPS:
+        return f"You may use all {LAB_STEPS} steps."
+    if config.learning_rate < 2e-3:
+        return "So small a model bears a far larger learning rate: multiply it by 3 and look again."
+    if config.learning_rate > 5e-2:
+        return "The learning rate is so large that the loss jumps: divide it by 3 and look again."
+    if config.warmup_steps == 0:
+        return "A large learning rate wants a few steps of warm-up."
+    return "Change one setting at a time, and plot the training loss."
+
+
+def lab_loss(config: TrainingConfig) -> float:
+    """Held-out loss, nats per token, of the lab's model after a run with these settings, on the CPU in float32."""
+    told = [story.text for story in stories(1, 400, split="train", plot="storm_carries")]
+    held_out = [story.text for story in stories(5, 30, split="test", plot="storm_carries")]
+    tokenizer = train_bpe("<|endoftext|>".join(told), vocab_size=1024)
+    rows, held_rows = ([tokenizer.encode(text) for text in part] for part in (told, held_out))
+    torch.default_generator.manual_seed(0)
+    model = GPT(GPTConfig(1024, 320, d_model=64, n_heads=4, n_layers=2, dropout=0.0))
+    with torch.no_grad():
+        model.token_embedding.weight.mul_((768 / 64) ** 0.5)
+    loader = make_document_loader(rows, 320, 4, tokenizer.eot_token, seed=0)
+    train(model, loader, next_token_loss, replace(config, device="cpu", precision="float32"))
+    held_loader = make_document_loader(held_rows, 320, 15, tokenizer.eot_token, shuffle=False, drop_last=False)
+    return evaluate(model, held_loader, next_token_loss, precision="float32")

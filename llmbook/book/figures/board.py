@@ -15,6 +15,8 @@ _LIT = {"face": "#DCECF8", "edge": "#0072B2", "text": "#003D63"}
 _PLAIN = {"face": "#F7F7F8", "edge": "#C4C9CF", "text": "#4B525A"}
 _DATA = {"face": "#FFFFFF", "edge": "#C4C9CF", "text": "#4B525A"}
 _LIT_DATA = {"face": "#FFFFFF", "edge": "#0072B2", "text": "#003D63"}
+_TINTS = {"blue": {"face": "#E4F0F9", "edge": "#6FA9D2", "text": "#12344D"},
+          "orange": {"face": "#FCEFD6", "edge": "#DDA63A", "text": "#4D3600"}}
 LINE, LIT_LINE = "#8D949C", "#0072B2"
 
 Point = tuple[float, float]
@@ -44,22 +46,24 @@ class Board:
         self.texts.append((drawn, None))
 
     def box(self, x: float, y: float, width: float, height: float, words: str, lit: bool = False, size: float = 10,
-            data: bool = False, mono: bool = False) -> None:
-        """A part of a model with its name, or, if `data`, what flows through it."""
-        look = (_LIT_DATA if lit else _DATA) if data else (_LIT if lit else _PLAIN)
+            data: bool = False, tint: str | None = None) -> None:
+        """A part of a model with its name, or, if `data`, what flows through it. A `tint`, "blue" or "orange", tells
+        two models apart where nothing is lit."""
+        look = (_LIT_DATA if lit else _DATA) if data else _LIT if lit else _TINTS.get(tint, _PLAIN)
         self.ax.add_patch(FancyBboxPatch(
             (x, y), width, height, boxstyle=f"round,pad=0,rounding_size={min(height / 2, 14) if data else 5}",
             facecolor=look["face"], edgecolor=look["edge"], linewidth=1.6 if lit else 1, zorder=3))
         drawn = self.ax.text(x + width / 2, y + height / 2, words, ha="center", va="center", fontsize=size, zorder=4,
-                             color=look["text"], weight="bold" if lit and not data else "normal", linespacing=1.15,
-                             family="monospace" if mono else None)
+                             color=look["text"], weight="bold" if lit and not data else "normal", linespacing=1.15)
         self.texts.append((drawn, (x, y, width, height)))
 
-    def frame(self, x: float, y: float, width: float, height: float, lit: bool = False) -> None:
+    def frame(self, x: float, y: float, width: float, height: float, lit: bool = False,
+              tint: str | None = None) -> None:
         """A ground for parts that belong together."""
+        edge = _LIT["edge"] if lit else _TINTS.get(tint, {"edge": "#D5D9DE"})["edge"]
         self.ax.add_patch(FancyBboxPatch(
-            (x, y), width, height, boxstyle="round,pad=0,rounding_size=9", zorder=1, facecolor="#F1F7FC" if lit
-            else "#FBFBFC", edgecolor=_LIT["edge"] if lit else "#D5D9DE", linewidth=1.6 if lit else 1))
+            (x, y), width, height, boxstyle="round,pad=0,rounding_size=9", zorder=1, edgecolor=edge,
+            facecolor="#F1F7FC" if lit else "#FBFBFC", linewidth=1.6 if lit else 1))
 
     def arrow(self, points: Sequence[Point], lit: bool = False, head: bool = True, dashed: bool = False) -> None:
         """A line through points, with rounded corners and a head at the last."""

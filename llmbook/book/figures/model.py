@@ -14,6 +14,8 @@ MODEL_PARTS = {
     "attention": ("attention",),
     "block": ("block", "attention", "feed-forward"),
     "gpt": ("embeddings", "block", "attention", "feed-forward", "norm", "output"),
+    "model": ("text", "tokenizer", "ids", "embeddings", "block", "attention", "feed-forward", "norm", "output",
+              "softmax", "next"),
     "training": ("embeddings", "block", "attention", "feed-forward", "norm", "output", "loss"),
     "sampling": ("softmax", "next"),
     "classifier": ("output", "label"),
@@ -68,7 +70,8 @@ def _input(board: Board, on: set[str]) -> None:
 
 def _blocks(board: Board, on: set[str]) -> None:
     lit, attention, forward = "block" in on, "attention" in on, "feed-forward" in on
-    board.arrow([(110, 164), (110, 258)], lit or "embeddings" in on, head=False)
+    board.arrow([(110, 187), (110, 258)], lit, head=False)
+    board.arrow([(110, 164), (110, 187)], lit or "embeddings" in on, head=False)
     board.shape(121, 174, FEATURES, lit or "embeddings" in on)
     board.frame(60, 187, 330, 186, lit)
     board.text(380, 200, "N blocks, one after the other", size=8.5, ha="right", colour="#003D63" if lit else "#5F666E")
@@ -94,12 +97,19 @@ def _output(board: Board, on: set[str]) -> None:
         _ending(board, ("classifier head, not the output layer", "logits (classes,) of the last token", "softmax",
                         "probabilities (classes,)", "spam"), True, False, True)
         return
-    _ending(board, ("output layer", "logits (tokens, vocab_size)", "softmax of the last token's logits",
-                    "probabilities (vocab_size,)", None), head, last, "next" in on)
     going_on = "next" in on
+    if "loss" in on and not going_on:
+        _ending(board, ("output layer", "logits (tokens, vocab_size)", "softmax of each token's logits",
+                        "probabilities (tokens, vocab_size)", None), head, True, True)
+        board.box(60, 558, 110, 28, "loss ( )", True)
+        board.arrow([(200, 572), (170, 572)], True)
+        board.box(200, 558, 190, 28, "true next tokens (tokens,)", True, data=True, size=9)
+        return
+    _ending(board, ("output layer", "logits (tokens, vocab_size)", "softmax of the last token's logits",
+                    "probabilities (vocab_size,)", None), head, last, going_on)
     if "loss" in on:
-        board.box(60, 558, 176, 28, "true next token: boiled", going_on, data=True, size=9.5)
-        board.box(268, 558, 122, 28, "loss ( )", True)
+        board.box(60, 558, 176, 28, "boiled", going_on, data=True)
+        board.box(268, 558, 122, 28, "loss in training", True, size=9)
         board.arrow([(236, 572), (268, 572)], True)
     else:
         board.box(60, 558, 330, 28, "because" if "answer" in on else "boiled", going_on, data=True)

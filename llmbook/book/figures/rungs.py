@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from ..ladder import RUNGS, ladder_table
+from ..ladder import RIVAL, RUNGS, ladder_table
 from .style import BLUE, ORANGE
 
-_NAMES = {"1-gram": "1-gram counts", "2-gram": "2-gram counts", "3-gram": "3-gram counts",
+_NAMES = {"1-gram": "1-gram counts", "2-gram": "2-gram counts", "3-gram": "3-gram counts", "4-gram": "(4-gram counts)",
           "network": "network, 3 bytes", "attention": "+ attention", "blocks": "+ blocks", "reader": "your model, 5a",
           "storyteller": "storyteller"}
 
@@ -16,6 +16,8 @@ _NAMES = {"1-gram": "1-gram counts", "2-gram": "2-gram counts", "3-gram": "3-gra
 def loss_ladder(upto: str | None = None, yours: Mapping[str, float] | None = None,
                 table: Mapping[str, Sequence[float]] | None = None) -> Axes:
     """Draw the rungs of the loss ladder: bits that a model needs for each byte of stories it has never seen.
+
+    The hollow bar is no rung: it counts with as much context as the network has.
 
     Args:
         upto: the last rung to draw, one of `llmbook.book.ladder.RUNGS`; all if None. A rung that the table lacks is
@@ -42,12 +44,13 @@ def loss_ladder(upto: str | None = None, yours: Mapping[str, float] | None = Non
         values, end = table.get(name, ()), 0.0
         if values:
             end = _mean(values)
-            ax.barh(place, end, height=0.62, color=BLUE if name == names[-1] and upto else "#B9C4CE")
+            colour = "none" if name == RIVAL else BLUE if name == names[-1] and upto else "#B9C4CE"
+            ax.barh(place, end, height=0.62, facecolor=colour, edgecolor="#9AA5AF" if name == RIVAL else colour)
             ax.plot(values, [place] * len(values), "|", color="#20262C", markersize=9, markeredgewidth=1.2)
         if name in yours:
             ax.plot(yours[name], place, "D", color=ORANGE, markeredgecolor="#333333", markersize=7, zorder=5,
                     label="yours" if name == next(iter(yours)) else None)
-        ax.text(max([end, yours.get(name, 0), *values]) + 0.03 * widest, place,
+        ax.text(max([end, yours.get(name, 0), *values]) + (0.04 if name in yours else 0.03) * widest, place,
                 f"{end:.2f}" if values else f"{yours[name]:.2f}", va="center", fontsize=9.5, color="#333333")
     ax.set_yticks(range(len(names)), [_NAMES[name] for name in names])
     ax.set(xlim=(0, 1.14 * widest), ylim=(len(names) - 0.5, -0.5), xlabel="bits per byte of held-out stories")

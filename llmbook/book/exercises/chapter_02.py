@@ -97,10 +97,10 @@ def exercise_2(mended_encode: Callable[[bytes, dict[bytes, int]], Sequence[int]]
         answers[word] = list(answer)
         wrong += [word] * (list(answer) != encoding.encode_ordinary(word))
     if wrong:
-        ways = [(_longest, "You still take the longest token. Training did not: it joined neighbours, the pair that "
-                           "it had learned first before all others. Begin with the single bytes and do the same."),
-                (_any_pair, "You join the first neighbours that form a token. Join those whose token has the lowest "
-                            "id, wherever they stand: it was learned first."),
+        early = ("You join what is longest, or what comes first. Training did not: it joined the pair that it had "
+                 "learned before all others, wherever that stood. Begin with the single bytes, and join the neighbours "
+                 "whose token has the lowest id.")
+        ways = [(_longest, early), (_any_pair, early),
                 (_rightmost, "Where the lowest id occurs twice, join the leftmost first.")]
         hint = next((f" {hint}" for way, hint in ways
                      if all(way(word.encode(), ids) == answer for word, answer in answers.items())), "")

@@ -30,15 +30,14 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float =
             divides n_heads; query heads next to each other share one.
         dropout: share of attention weights set to zero.
         mask: bool, (batch or 1, n_heads or 1, tokens, past + tokens), False where a token must not
-            be attended to although it stands before; None to see all of those.
+            be seen although it stands before.
         window: how many tokens each one sees, itself included; None for all.
         scale: what the dot products are multiplied by; 1 / sqrt(d_head) if None.
 
     Returns (batch, n_heads, tokens, d_head).
 
-    Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.2.1; shared keys and
-        values: Ainslie et al., "GQA" (2023), section 2.2; windows: Beltagy et al., "Longformer"
-        (2020), whose pattern also looks ahead.
+    Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.2.1; shared keys: Ainslie
+        et al., "GQA" (2023), section 2.2; windows: Beltagy et al., "Longformer" (2020).
     """
     tokens, length = query.shape[2], key.shape[2]
     past = length - tokens
@@ -73,9 +72,8 @@ class MultiHeadAttention(nn.Module):
 
     Raises ValueError if the sizes do not divide, or x or the cache has other sizes.
 
-    Source: Vaswani et al. (2017), section 3.2; fewer key-value heads: Ainslie et al., "GQA" (2023);
-        norms of queries and keys: Dehghani et al., "Scaling Vision Transformers to 22 Billion
-        Parameters" (2023), where they are layer norms.
+    Source: Vaswani et al. (2017), section 3.2; fewer key-value heads: Ainslie et al. (2023); norms
+        of queries and keys: Dehghani et al., "Scaling Vision Transformers" (2023).
     """
 
     def __init__(self, d_model: int, n_heads: int, dropout: float = 0.0, bias: bool = False,
@@ -99,9 +97,8 @@ class MultiHeadAttention(nn.Module):
         """x: (batch, tokens, d_model) -> the same shape. With a `cache`, x continues its tokens.
         `rotate` changes queries and keys, (batch, heads, tokens, d_head), before they meet."""
         query, key, value = self.project(x, rotate)
-        mask = None
+        mask = None if cache is None else cache.mask(x.shape[1])
         if cache is not None:
-            mask = cache.mask(x.shape[1])
             key, value = cache.append(layer, key, value)  # past + tokens of them
         context = causal_attention(query, key, value, self.dropout if self.training else 0.0, mask,
                                    self.window, self.scale)

@@ -104,7 +104,7 @@ def test_a_pass_has_every_row_once_and_rows_of_a_batch_are_alike_in_length():
     padded = sum(len(batch) * int(lengths[batch].max()) for batch in first)
     assert padded < 1.1 * int(lengths.sum())  # in any order a third would be padding
     means = [float(lengths[batch].float().mean()) for batch in first]
-    assert means != sorted(means)  # short and long batches come mixed
+    assert means[:10] != sorted(means[:10])  # short and long batches come mixed, not in the order of a pool
 
 
 def test_rows_that_fill_no_batch_are_left_out_at_random_or_kept():

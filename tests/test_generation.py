@@ -321,6 +321,19 @@ def test_a_penalty_counts_each_row_s_own_tokens(lengths, count, stops, penalty, 
     assert [row.tolist() for row in rows] == alone
 
 
+@torch.inference_mode()
+def test_what_each_row_has_had_is_its_own(model):
+    """Not the padding's token 0, and not another row's when rows leave."""
+    texts = text_batch.TextBatch(model, [torch.tensor([3, 1, 4, 1]), torch.tensor([2]), torch.tensor([7, 0])], 4,
+                                 remember=True)
+    assert torch.equal(texts.seen, which([[3, 1, 4], [2], [7, 0]]))
+    texts.next_logits()
+    texts.append(torch.tensor([5, 3, 7]))
+    assert torch.equal(texts.seen, which([[3, 1, 4, 5], [2, 3], [7, 0]]))
+    texts.keep(torch.tensor([2, 0]))
+    assert torch.equal(texts.seen, which([[7, 0], [3, 1, 4, 5]]))
+
+
 def test_a_penalty_holds_for_one_prompt_sampled_often_and_for_a_cache_handed_in(model):
     one = generate(model, PROMPT[:1], 9, temperature=0, repetition_penalty=1.5)
     many = generate(model, PROMPT[:1].expand(5, -1), 9, temperature=0, repetition_penalty=1.5)

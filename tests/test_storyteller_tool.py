@@ -59,10 +59,10 @@ def home(finished, tmp_path, monkeypatch):
     shutil.copy(finished / "run.toml", target)
     for module in ("llmbook.formats.shipped", "llmbook.book.corpora", "tools.storyteller"):
         monkeypatch.setattr(f"{module}.data_folder", lambda: tmp_path / "data")
-    monkeypatch.setattr(storyteller, "tell", lambda model, tokenizer, n, *_: corpora.story_documents(n))
+    monkeypatch.setattr(storyteller, "tell_stories", lambda model, tokenizer, n, *_: corpora.story_documents(n))
     monkeypatch.setattr(storyteller, "asked_endings", lambda model, tokenizer, n, *_: {
         "asked": storyteller.Share(1, n), "any": storyteller.Share(2, n)})
-    monkeypatch.setattr(storyteller, "held_out_loss", lambda *_: (2.0, 0.7))
+    monkeypatch.setattr(storyteller, "story_loss", lambda *_: (2.0, 0.7))
     return target
 
 
@@ -124,7 +124,7 @@ def test_judge_prints_shares_with_intervals(finished, home, capsys):
 
 
 def test_judge_names_the_problems_and_shows_stories(finished, home, capsys, monkeypatch):
-    monkeypatch.setattr(storyteller, "tell", lambda *_: ["Fish the of.", "Fish of the."])
+    monkeypatch.setattr(storyteller, "tell_stories", lambda *_: ["Fish the of.", "Fish of the."])
     storyteller.main(["judge", "--model", str(finished / "run"), "--n", "2", "--show", "1"])
     out = capsys.readouterr().out
     assert 'with the problem "unknown sentence"' in out and "2 of 2" in out
@@ -165,7 +165,7 @@ def test_skills_are_measured_once_for_each_checkpoint(finished, home, monkeypatc
     tokens, _ = storyteller.tokens_of(finished / "run")
     assert list(frame.index) == [round(step * 4 * tokens / 20) for step in (3, 6)]
     assert list(frame["grammar"]) == [1.0, 1.0] and list(frame["grammar_of"]) == [4, 4]
-    monkeypatch.setattr(storyteller, "skills", None)  # nothing is measured again
+    monkeypatch.setattr(storyteller, "story_skills", None)  # nothing is measured again
     storyteller.main(["skills", str(finished / "run"), "--n", "4"])
 
 
@@ -190,10 +190,10 @@ def test_the_table_has_a_row_for_each_size_and_budget_and_goes_on(finished, home
         storyteller.table(work, home / "table.json", sizes, (4e3, 8e3), 3, finished / "run")
     assert len(json.loads((work / "cells.json").read_text())) == 2
     rows = storyteller.table(work, home / "table.json", sizes, (4e3, 8e3), 3, finished / "run")
-    assert trained == [trained[0], trained[1], trained[2], trained[2], trained[4]]
-    assert len(rows) == 5 and [row["d_model"] for row in rows] == [8, 8, 16, 16, 16]
+    assert trained == ["8x1-2", "16x1-2", "8x1-4", "8x1-4"]
+    assert len(rows) == 4 and [row["d_model"] for row in rows] == [8, 8, 16, 16]  # the run is the largest cell
     frame = corpora.storyteller_table()
-    assert list(frame["consistent"]) == [1.0] * 5 and list(frame["ending_n"]) == [3] * 5
+    assert list(frame["consistent"]) == [1.0] * 4 and list(frame["ending_n"]) == [3] * 4
     assert ((frame["tokens"] - 4e3).abs() < 1500).sum() == 2 and (frame["seconds"] >= 0).all()
     assert frame["parameters"].is_monotonic_increasing
 

@@ -22,7 +22,15 @@ from typing import Any
 
 import torch
 
-from llmbook.book.storytelling import SKILLS, Share, asked_endings, held_out_loss, judge, skills, tell
+from llmbook.book.storytelling import (
+    SKILLS,
+    Share,
+    asked_endings,
+    judge_stories,
+    story_loss,
+    story_skills,
+    tell_stories,
+)
 from llmbook.cli.main import main as llmbook
 from llmbook.cli.models import keep_tokenizer, open_model
 from llmbook.files import data_folder, replace_file
@@ -39,8 +47,8 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
-SIZES = ((80, 4, 3), (128, 4, 4), (256, 4, 4))  # d_model, heads, layers: 0.4, 1.1 and 3.8 million parameters
-BUDGETS = (1e6, 4e6, 16e6)  # tokens to learn from
+SIZES = ((80, 4, 3), (128, 4, 4), (256, 4, 4))  # d_model, heads, layers: 0.4, 1.1 and 3.7 million parameters
+BUDGETS = (1e6, 4e6, 19e6)  # tokens to learn from; the last is that of the storyteller itself
 LOG_ROWS = 300
 MARKS = ("<!-- figures: python tools/storyteller.py card -->", "<!-- end of the figures -->")
 
@@ -117,8 +125,8 @@ def thinned(log: str, tokens_each: float, most: int = LOG_ROWS) -> str:
 
 def report(model: Any, tokenizer: Any, n: int, temperature: float, seed: int, shown: int = 0) -> list[dict[str, str]]:
     """Print what a model's stories are like, and the first `shown` of them. Returns the lines, as figure and value."""
-    texts = tell(model, tokenizer, n, temperature, seed)
-    found, (nats, bits) = judge(texts), held_out_loss(model, tokenizer)
+    texts = tell_stories(model, tokenizer, n, temperature, seed)
+    found, (nats, bits) = judge_stories(texts), story_loss(model, tokenizer)
     endings = asked_endings(model, tokenizer, n, temperature, seed)
     lines = {"held-out loss, 200 stories": f"{nats:.3f} nats a token, {bits:.3f} bits a byte",
              f"sampled stories without a problem (temperature {temperature})": str(found.consistent),
@@ -184,7 +192,7 @@ def milestones(run: Path, target: Path, n: int, temperature: float, every: int =
         if step in done:
             continue
         model, tokenizer = open_model(str(folder), device="cpu", dtype="float32")
-        found = skills(tell(model, tokenizer, n, temperature))
+        found = story_skills(tell_stories(model, tokenizer, n, temperature))
         rows.append({"step": step, "tokens": round(step * batch * tokens / count), "n": n,
                      **{name: [found[name].right, found[name].of] for name in SKILLS}})
         rows.sort(key=lambda row: row["step"])
@@ -242,8 +250,9 @@ def toml(settings: Mapping[str, Mapping[str, Any]]) -> str:
 def measured(folder: Path, tokens: int, n: int) -> dict[str, Any]:
     """A row of the table: a run's model and what its stories are like."""
     model, tokenizer = open_model(str(folder / "model"), device="cpu", dtype="float32")
-    nats, bits = held_out_loss(model, tokenizer)
-    clean, ending = judge(tell(model, tokenizer, n)).consistent, asked_endings(model, tokenizer, n)["asked"]
+    nats, bits = story_loss(model, tokenizer)
+    clean = judge_stories(tell_stories(model, tokenizer, n)).consistent
+    ending = asked_endings(model, tokenizer, n)["asked"]
     with open(folder / "log.csv", newline="", encoding="utf-8") as file:
         seconds = float(list(csv.DictReader(file))[-1]["seconds"])
     config = model.config
@@ -260,7 +269,8 @@ def shares(name: str, share: Share) -> dict[str, Any]:
 
 def table(work: Path, target: Path, sizes: Sequence[tuple[int, int, int]], budgets: Sequence[float], n: int,
           run: Path | None = None) -> list[dict[str, Any]]:
-    """Train and measure a cell for each size and budget; `run` is a finished run that gives one more row."""
+    """Train and measure a cell for each size and budget. `run`: a finished run of the largest size, which is taken for
+    the cell of the largest budget."""
     base = tomllib.loads((home() / "run.toml").read_text(encoding="utf-8"))
     batch = base["training"]["batch_size"]
     kept = work / "cells.json"
@@ -268,6 +278,8 @@ def table(work: Path, target: Path, sizes: Sequence[tuple[int, int, int]], budge
     files = prepare(work, int(max(budgets) / 250) + batch, home() / "tokenizer.json") if budgets else None
     for budget in sorted(budgets):
         for size in sizes:
+            if run is not None and (budget, size) == (max(budgets), max(sizes)):
+                continue
             each = len(files) / sum(shard.documents for shard in files.shards.header.shards)
             steps = max(2, round(budget / each / batch))
             name = f"{size[0]}x{size[2]}-{steps}"
@@ -313,7 +325,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         added.add_argument("--temperature", type=float, default=0.8)
     three = commands.add_parser("table", help="train three sizes with three budgets of tokens, and measure them")
     three.add_argument("--work", type=Path, default=Path("runs/storyteller-table"), help="where the cells are trained")
-    three.add_argument("--run", type=Path, help="the finished run of the storyteller, as one more row")
+    three.add_argument("--run", type=Path, help="the finished run of the storyteller: its cell is not trained again")
     three.add_argument("--budgets", type=float, nargs="*", default=BUDGETS, help="tokens, such as 1e6 4e6")
     three.add_argument("--n", type=int, default=200, help="stories for each share (200)")
     commands.add_parser("card", help="write the figures into data/README.md")

@@ -36,7 +36,7 @@ def causal_maps(maps: Sequence[tuple[str, Tensor]], rows: Sequence[str], columns
             later = torch.ones(matrix.shape, dtype=torch.bool).triu(matrix.shape[1] - matrix.shape[0] + 1)
             matrix = matrix.masked_fill(later, torch.nan)
         heatmap(matrix, rows, columns, title, xlabel, ylabel, form=form, limits=limits, ax=ax)
-        if sum(map(len, columns)) > 36:  # labels would touch
+        if sum(map(len, columns)) > 30:  # labels would touch
             ax.tick_params(axis="x", rotation=45)
     return list(axes[:, 0])
 

@@ -1,8 +1,8 @@
 """How well a model tells stories: `llmbook.storyworld.check` reads them back, and what is right is counted.
 
     model, tokenizer = load_pretrained("storyteller")
-    texts = tell(model, tokenizer, 100)
-    judge(texts).consistent          # "93.0 % (86.3 to 96.6), n = 100"
+    texts = tell_stories(model, tokenizer, 100)
+    judge_stories(texts).consistent          # "93.0 % (86.3 to 96.6), n = 100"
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from ..training import evaluate, next_token_loss
 from .corpora import HELD_OUT_SEED, held_out_stories
 from .ladder import bits_per_byte
 
-__all__ = ["SKILLS", "Judgement", "Share", "asked_endings", "held_out_loss", "judge", "opening", "skills", "tell"]
+__all__ = ["SKILLS", "Judgement", "Share", "asked_endings", "first_half", "judge_stories", "story_loss", "story_skills",
+           "tell_stories"]
 
 SKILLS = ("grammar", "names", "owners", "sums")
 BATCH = 50  # stories that are sampled together
@@ -63,15 +64,15 @@ class Share:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What `judge` found: the share of stories without any problem, of those whose every sentence is known, and how
-    many stories have a problem of each kind."""
+    """What `judge_stories` found: the share of stories without any problem, of those whose every sentence is known, and
+    how many stories have a problem of each kind."""
 
     consistent: Share
     grammatical: Share
     problems: Counter[str]
 
 
-def tell(model: nn.Module, tokenizer: Any, n: int, temperature: float = 0.8, seed: int = 0,
+def tell_stories(model: nn.Module, tokenizer: Any, n: int, temperature: float = 0.8, seed: int = 0,
          openings: Sequence[str] | None = None) -> list[str]:
     """Let a model tell `n` stories, each from `<|endoftext|>` to the next one, or as far as its context reaches.
 
@@ -98,7 +99,7 @@ def tell(model: nn.Module, tokenizer: Any, n: int, temperature: float = 0.8, see
     return told
 
 
-def held_out_loss(model: nn.Module, tokenizer: Any, n: int = 200) -> tuple[float, float]:
+def story_loss(model: nn.Module, tokenizer: Any, n: int = 200) -> tuple[float, float]:
     """Nats a token and bits a byte that a model needs for the first `n` held-out stories, their ends included."""
     texts = held_out_stories(n)
     documents = [tokenizer.encode_ordinary(text) for text in texts]
@@ -108,7 +109,7 @@ def held_out_loss(model: nn.Module, tokenizer: Any, n: int = 200) -> tuple[float
     return nats, bits_per_byte(nats * sum(len(ids) + 1 for ids in documents), sum(len(text.encode()) for text in texts))
 
 
-def judge(texts: Sequence[str]) -> Judgement:
+def judge_stories(texts: Sequence[str]) -> Judgement:
     """Read stories back and count."""
     reports = [check(text) for text in texts]
     problems = Counter(kind for report in reports for kind in {problem.kind for problem in report.problems})
@@ -116,7 +117,7 @@ def judge(texts: Sequence[str]) -> Judgement:
                      Share(sum(report.grammatical for report in reports), len(reports)), problems)
 
 
-def opening(story: Story) -> str:
+def first_half(story: Story) -> str:
     """The first half of a story's sentences."""
     count = max(1, len(story.sentences) // 2)
     return "".join(gap + text for gap, text in zip(story.gaps[:count], story.sentences))
@@ -131,7 +132,7 @@ def asked_endings(model: nn.Module, tokenizer: Any, n: int, temperature: float =
     may leave several endings open, so "asked" need not reach 100 %.
     """
     originals = list(stories(HELD_OUT_SEED, n, split="test"))
-    reports = list(map(check, tell(model, tokenizer, n, temperature, seed, list(map(opening, originals)))))
+    reports = list(map(check, tell_stories(model, tokenizer, n, temperature, seed, list(map(first_half, originals)))))
     fits = [_ends_well(report) for report in reports]
     asked = [fit and report.ending == story.ending for fit, report, story in zip(fits, reports, originals)]
     return {"asked": Share(sum(asked), n), "any": Share(sum(fits), n)}
@@ -143,7 +144,7 @@ def _ends_well(report: Report) -> bool:
                                            for problem in report.problems)
 
 
-def skills(texts: Sequence[str]) -> dict[str, Share]:
+def story_skills(texts: Sequence[str]) -> dict[str, Share]:
     """What stories get right, each by itself: skill -> share of the stories that show it.
 
     "grammar": every sentence is one of this world. Among the stories with a sentence that is known: "names": nobody

@@ -1,13 +1,14 @@
 """The checks of chapter 1's exercises: wrong answers are told why, right ones pass however they are written."""
 
 import math
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
 
 from llmbook.book.exercises import chapter_01 as check
 from llmbook.book.exercises.chapter_01 import _held_out
+from llmbook.book.ladder import ladder_data
 from tests.support.exercise_tests import exercise_tests
 
 
@@ -71,13 +72,21 @@ def scaled(factor, *numbers):
     return best(*numbers)[0] * factor, best(*numbers)[1] * factor
 
 
-def memory(contexts, shift=0):
-    """Log-probabilities of one who has read the answers: what follows each context, or what comes `shift` later."""
+@cache
+def answers(shift):
+    """Each held-out context -> its row, and (rows, 257): how often what follows `shift` places later is each token."""
     known, following = _held_out()
-    counts = {}
-    for context, token in zip(map(tuple, known.tolist()), following.roll(-shift).tolist()):
-        counts.setdefault(context, torch.full((257,), 1e-3))[token] += 1
-    return torch.stack([counts[tuple(context)] / counts[tuple(context)].sum() for context in contexts.tolist()]).log()
+    row_of = {}
+    rows = torch.tensor([row_of.setdefault(tuple(context), len(row_of)) for context in known.tolist()])
+    counts = torch.full((len(row_of), 257), 1e-3)
+    return row_of, counts.index_put_((rows, following.roll(-shift)), torch.ones(len(rows)), accumulate=True)
+
+
+def memory(contexts, shift=0):
+    """Log-probabilities of one who has read the answers."""
+    row_of, counts = answers(shift)
+    counts = counts[[row_of[tuple(context)] for context in contexts.tolist()]]
+    return (counts / counts.sum(dim=1, keepdim=True)).log()
 
 
 RIGHT = {
@@ -142,3 +151,10 @@ WRONG = [
 
 
 test_right_answers_pass, test_wrong_answers, test_stubs_and_crashes = exercise_tests(check, RIGHT, WRONG)
+
+
+def test_the_lab_judges_on_the_first_held_out_stories_of_the_ladder():
+    contexts, following = _held_out()
+    first = ladder_data().held_out[0]
+    assert following[: len(first) - 1].tolist() == first[1:]
+    assert contexts[0].tolist() == 8 * first[:1] and contexts[9].tolist() == first[2:10]

@@ -31,7 +31,6 @@ def open_browser() -> Iterator[Any]:
 def show(browser: Any, body: str, width: int = 700, scheme: str = "light") -> Any:
     """A page with this body; an error in one of its scripts fails the test at once, through `page.errors`."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page.set_default_timeout(4000)
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmbook.book.exercises import Wrong, compare, exercise, expect, expect_number, expect_tensor
-from llmbook.book.ladder import ladder_data
+from llmbook.book.ladder import HELD_OUT_SEED, story_texts
 
-N_CONTEXT, N_HELD_OUT = 8, 20_000  # of exercise 1.5: tokens of context, and held-out tokens that judge
+N_CONTEXT, N_STORIES = 8, 15  # of exercise 1.5: tokens of context, and held-out stories of the ladder that judge
 TARGET = 1.9  # bits per byte
 
 
@@ -169,7 +169,7 @@ def exercise_5(my_scores: Callable[[Tensor], Tensor]) -> None:
 @lru_cache(maxsize=1)
 def _held_out() -> tuple[Tensor, Tensor]:
     """Contexts of 8 tokens (examples, 8) and what followed (examples,), of the first held-out stories."""
-    rows = [torch.tensor((N_CONTEXT - 1) * ids[:1] + ids).unfold(0, N_CONTEXT + 1, 1) for ids in
-            ladder_data().held_out]
-    rows = torch.cat(rows)[:N_HELD_OUT]
+    end = 256  # the ladder's one token that is no byte
+    stories = [[end, *text.encode(), end] for text in story_texts(HELD_OUT_SEED, N_STORIES, "test")]
+    rows = torch.cat([torch.tensor((N_CONTEXT - 1) * ids[:1] + ids).unfold(0, N_CONTEXT + 1, 1) for ids in stories])
     return rows[:, :-1], rows[:, -1]

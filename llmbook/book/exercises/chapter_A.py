@@ -1,5 +1,6 @@
-"""Checks for the exercises and repairs of appendix A, PyTorch in an hour."""
+"""Checks for the exercises of appendix A, PyTorch in an hour."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmbook.book.corpora import held_out_stories, story_documents
 from llmbook.book.exercises import Wrong, close, exercise, expect, expect_number, expect_tensor
 
 
@@ -45,8 +47,8 @@ def _repaired(mended: Callable[..., Any], *tensors: Tensor) -> Any:
     raise Wrong(f"For inputs of shape {shapes} it still stops: {line.rstrip('.')}. {help}".rstrip())
 
 
-@exercise("A.R1", "The weight of a linear layer is stored as (outputs, inputs), and turned when it is used.")
-def exercise_repair_1(project: Callable[[Tensor, Tensor], Tensor]) -> None:
+@exercise("A.3a", "The weight of a linear layer is stored as (outputs, inputs), and turned when it is used.")
+def exercise_3a(project: Callable[[Tensor, Tensor], Tensor]) -> None:
     for seed, (batch, tokens, inputs, outputs) in enumerate(((2, 5, 8, 16), (3, 4, 6, 6), (1, 1, 3, 2), (4, 4, 4, 4))):
         x, weight = _numbers(seed, batch, tokens, inputs), _numbers(seed + 10, outputs, inputs)
         got = expect_tensor(_repaired(project, x, weight), (batch, tokens, outputs), "the result")
@@ -65,8 +67,8 @@ def exercise_repair_1(project: Callable[[Tensor, Tensor], Tensor]) -> None:
                     f"wrong.{_hint(got, mistakes)}")
 
 
-@exercise("A.R2", "keepdim=True leaves a 1 where the mean was taken, and a 1 can be stretched.")
-def exercise_repair_2(centre: Callable[[Tensor], Tensor]) -> None:
+@exercise("A.3b", "keepdim=True leaves a 1 where the mean was taken, and a 1 can be stretched.")
+def exercise_3b(centre: Callable[[Tensor], Tensor]) -> None:
     for seed, shape in enumerate(((2, 5, 8), (3, 4, 4), (3, 3, 3), (1, 6, 2))):
         x = _numbers(seed, *shape) + 1
         got = expect_tensor(_repaired(centre, x), shape, "the result")
@@ -93,8 +95,8 @@ def exercise_repair_2(centre: Callable[[Tensor], Tensor]) -> None:
                     f"{got[0, 0].sum().item():.4f}, not to 0 with its differences kept.{_hint(got, mistakes)}")
 
 
-@exercise("A.R3", "These two calls of flatten stand in the loss of every language model in this book.")
-def exercise_repair_3(loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
+@exercise("A.3c", "These two calls of flatten stand in the loss of every language model in this book.")
+def exercise_3c(loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
     for seed, (batch, tokens, classes) in enumerate(((2, 5, 7), (3, 4, 4), (1, 6, 3), (2, 1, 5))):
         logits = _numbers(seed, batch, tokens, classes)
         targets = torch.randint(classes, (batch, tokens), generator=torch.Generator().manual_seed(seed))
@@ -223,42 +225,6 @@ def exercise_2(distances: Callable[[Tensor, Tensor], Tensor]) -> None:
                     f"{got[row, column].item():.4f}, expected {right[row, column].item():.4f}.{_hint(got, mistakes)}")
 
 
-@exercise("A.3", "When a tensor changes that nobody touched, you know what to ask.")
-def exercise_3(same_storage: Callable[[Tensor, Tensor], bool]) -> None:
-    x = torch.arange(12.0).view(3, 4)
-    y = torch.ones(3, requires_grad=True)
-    address = "data_ptr() of a tensor is the address of its first element. Ask the storages for theirs."
-    cases = (
-        ("x and x", x, x, True, "A tensor shares everything with itself."),
-        ("x and x.clone()", x, x.clone(), False, "Equal numbers are not shared numbers: a copy has its own memory."),
-        ("x and torch.zeros(3, 4)", x, torch.zeros(3, 4), False, "Equal shapes say nothing about memory."),
-        ("x and x.view(2, 6)", x, x.view(2, 6), True,
-         "A view is another Python object, often of another shape, with the same memory: `is` and shapes don't tell."),
-        ("x and x.T", x, x.T, True, "A transposed tensor is a view."),
-        ("x and x[1:]", x, x[1:], True, address),
-        ("x[:1] and x[2:]", x[:1], x[2:], True,
-         "They have no element in common, but one storage, so writing to one and looking at the other, or comparing "
-         "addresses of elements, does not tell. Ask the storages."),
-        ("x[0] and x.flatten()[5:]", x[0], x.flatten()[5:], True, address),
-        ("x and x[[0, 1, 2]]", x, x[[0, 1, 2]], False, "A list as an index makes a copy."),
-        ("x and x.T.reshape(12)", x, x.T.reshape(12), False, "There is no view of that, so reshape made a copy."),
-        ("x and x.to(torch.float32)", x, x.to(torch.float32), True, "There was nothing to convert, so it is x itself."),
-        ("x.clone() and x.clone()", x.clone(), x.clone(), False, "Two copies have two storages."),
-        ("y, which requires gradients, and y.detach()", y, y.detach(), True,
-         "detach leaves the graph, not the memory."),
-    )
-    for what, a, b, shared, hint in cases:
-        numbers = a.detach().clone(), b.detach().clone()
-        answer = same_storage(a, b)
-        if answer is None or answer is ...:
-            raise NotImplementedError
-        expect(isinstance(answer, (bool, int)) or (isinstance(answer, Tensor) and answer.numel() == 1),
-               f"Return True or False, not {type(answer).__name__}.")
-        expect(torch.equal(a, numbers[0]) and torch.equal(b, numbers[1]),
-               "Your function changed the tensors that it was given. Asking should not write.")
-        expect(bool(answer) == shared, f"For {what} you return {bool(answer)}, expected {shared}. {hint}")
-
-
 def _bowl(w: Tensor) -> Tensor:
     return (torch.arange(1.0, 1 + w.numel()) * (w.flatten() - 1) ** 2).sum()
 
@@ -273,7 +239,7 @@ def _path(start: Tensor, rate: float, steps: int, adding: bool = False, by_sign:
     return w
 
 
-@exercise("A.4", "These lines are what an optimizer does; AdamW adds a step size for each weight.")
+@exercise("A.4", "Clear, backward, update outside the graph: that is what an optimizer does.")
 def exercise_4(descend: Callable[[Callable[[Tensor], Tensor], Tensor, float, int], Tensor]) -> None:
     help = (
         ("leaf Variable that requires grad", "The update writes into the tensor while the graph is being noted: do it "
@@ -323,61 +289,47 @@ def exercise_4(descend: Callable[[Callable[[Tensor], Tensor], Tensor, float, int
                     f"{[round(value, 4) for value in right.flatten().tolist()]}.{_hint(got, mistakes)}")
 
 
-def _stack(parameters: Sequence[Tensor], x: Tensor, bend: Callable[[Tensor], Tensor], first: bool = False,
-           last: bool = False) -> Tensor:
-    """The linear layers with these weights and biases in turn, `bend` between, and before and after them if asked."""
-    x = bend(x) if first else x
-    for place in range(0, len(parameters), 2):
-        x = F.linear(x, parameters[place], parameters[place + 1])
-        if last or place + 2 < len(parameters):
-            x = bend(x)
-    return x
+def _windows(texts: Iterable[str]) -> tuple[Tensor, Tensor]:
+    """The chapter's `WordEnds` of all texts, joined: windows (n, 12) and whether a word ends there (n,)."""
+    words = re.sub(r"[^a-z]+", " ", " ".join(texts).lower()).split()
+    letters = torch.tensor([ord(letter) - ord("a") + 1 for letter in "".join(words)])
+    ends = torch.zeros(len(letters), dtype=torch.long)
+    ends[torch.tensor([len(word) for word in words]).cumsum(0) - 1] = 1
+    return F.pad(letters, (5, 6)).unfold(0, 12, 1).clone(), ends
 
 
-@exercise("A.5", "GPT is built in this way: a ModuleList, and a forward that goes through it.")
-def exercise_5(build_stack: Callable[[Sequence[int]], nn.Module]) -> None:
-    for seed, sizes in enumerate(([4, 8, 3], [5, 5, 5, 5], [6, 2], [3, 7, 4, 2])):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = build_stack(list(sizes))
-        if model is None or model is ...:
-            raise NotImplementedError
-        expect(isinstance(model, nn.Module), f"Return a module, not {type(model).__name__}.")
-        parameters = list(model.parameters())
-        expect(len(parameters) > 0, "The module has no parameters, so nothing would be trained or saved. A plain list "
-                                    "hides its layers: use nn.ModuleList.")
-        shapes = [shape for a, b in zip(sizes, sizes[1:]) for shape in ((b, a), (b,))]
-        found = [tuple(parameter.shape) for parameter in parameters]
-        if found != shapes:
-            hint = ""
-            if found == shapes[::2]:
-                hint = "The biases are missing."
-            elif len(found) < len(shapes) and found == shapes[: len(found)]:
-                hint = ("One layer used several times has one set of weights: make a new one for each step."
-                        if len(set(sizes)) == 1 else "A layer is missing: three sizes make two layers.")
-            elif len(found) > len(shapes):
-                hint = "There is a layer too many: three sizes make two layers."
-            elif found[::2] == [(a, b) for b, a in shapes[::2]]:
-                hint = "Each layer is the wrong way round: nn.Linear(inputs, outputs)."
-            raise Wrong(f"For sizes {sizes} the parameters have the shapes {found}, expected {shapes}. {hint}".rstrip())
-        x = 2 * _numbers(seed, 2, 5, sizes[0])  # (batch, tokens, features)
-        got = expect_tensor(model(x), (2, 5, sizes[-1]), f"the output for x {tuple(x.shape)} and sizes {sizes}")
-        right = _stack(parameters, x, F.gelu)
-        if not close(got, right):
-            mistakes = [
-                (_stack(parameters, x, F.gelu, last=True), "There is a gelu after the last layer: the output should be "
-                                                           "free to take any value."),
-                (_stack(parameters, x, F.gelu, first=True), "There is a gelu before the first layer."),
-                (_stack(parameters, x, F.gelu, first=True, last=True), "There is a gelu at the ends: only between."),
-                (_stack(parameters, x, lambda x: x), "There is no gelu between the layers. Without a bend, they could "
-                                                     "be multiplied out into one."),
-                (_stack(parameters, x, F.relu), "That is relu. Use F.gelu."),
-                (_stack(parameters, x, lambda x: F.gelu(x, approximate="tanh")), "That is gelu in its tanh form. Leave "
-                                                                                 "the argument out here."),
-                (F.gelu(_stack(parameters, x, lambda x: x)), "The only gelu is after the last layer. It belongs "
-                                                             "between the layers."),
-            ]
-            raise Wrong(f"For sizes {sizes} the output is not that of the layers in turn.{_hint(got, mistakes)}")
-        got.sum().backward()
-        expect(all(parameter.grad is not None for parameter in parameters), "No gradient reaches some of the weights: "
-               "is there a detach or no_grad in forward?")
+_LETTERS, _TARGET = 10_000, 0.87
+
+
+@exercise("A.5", "You have tuned a network on less data, and you know what each of your changes did.")
+def exercise_5(train_finder: Callable[[Tensor, Tensor], nn.Module]) -> None:
+    windows, targets = (tensor[:_LETTERS] for tensor in _windows(story_documents(30)))
+    model = train_finder(windows.clone(), targets.clone())
+    if model is None or model is ...:
+        raise NotImplementedError
+    expect(isinstance(model, nn.Module), f"Return the trained module, not {type(model).__name__}.")
+    model.eval()
+    test_windows, test_targets = _windows(held_out_stories(20))
+    with torch.no_grad():
+        scores, known = expect_tensor(model(test_windows), (len(test_targets), 2), "what the module gives"), model(
+            windows)
+    right, on_known = ((values.argmax(1) == wanted).float().mean().item()
+                       for values, wanted in ((scores, test_targets), (known, targets)))
+    never = (test_targets == 0).float().mean().item()
+    if right >= _TARGET:
+        return
+    hint = ""
+    if not scores.isfinite().all():
+        hint = "Some scores are NaN or infinite: lower the learning rate."
+    elif abs(right - never) < 1e-6:
+        hint = "That is what never putting a space gives. Was the module trained, with a loss that fell?"
+    elif right < never:
+        hint = "That is worse than never putting a space: do the scores stand in the order no space, space?"
+    elif on_known > 0.98:
+        hint = ("On the letters that it learned from it is right nearly always, so it has learned them by heart: stop "
+                "earlier, or add dropout.")
+    elif on_known < _TARGET:
+        hint = "On the letters that it learned from it is no better: train longer, or with a higher learning rate."
+    raise Wrong(f"It is right about {100 * right:.1f} % of {len(test_targets):,} letters of held-out stories and "
+                f"{100 * on_known:.1f} % of those it learned from; the target is {100 * _TARGET:.0f} %. "
+                f"{hint}".rstrip())

@@ -18,9 +18,9 @@ __all__ = ["TEMPERATURES", "TOP_KS", "TOP_PS", "picked", "sampled", "sampling"]
 
 NextLogits = Callable[[list[list[int]]], Tensor]
 
-TEMPERATURES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
-TOP_KS = (1, 2, 3, 4, 5, 7, 10, 15, 20, None)  # None: all
-TOP_PS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+TEMPERATURES = (0.2, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
+TOP_KS = (1, 2, 3, 5, 10, 20, None)  # None: all
+TOP_PS = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0)
 LISTED = 20  # the likeliest tokens, whose logits the page holds one by one
 
 

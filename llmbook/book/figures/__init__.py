@@ -11,4 +11,5 @@ from .transformers import bert_and_gpt, transformer_2017
 
 __all__ = ["BLUE", "CHAPTERS", "GREEN", "GREY", "MODEL_PARTS", "ORANGE", "PALETTE", "PURPLE", "RED", "SKY", "YELLOW",
            "bert_and_gpt", "broadcasting", "chapter_map", "computation_graph", "heatmap", "loss_ladder",
-           "model_diagram", "number_bits", "token_rows", "token_strip", "training_step", "transformer_2017", "use_style"]
+           "model_diagram", "number_bits", "token_rows", "token_strip", "training_step",
+           "transformer_2017", "use_style"]

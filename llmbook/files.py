@@ -1,4 +1,5 @@
-"""Writing a file so that nobody ever sees half of it, which process does it, and where the book's own files are."""
+"""Reading a text, writing a file so that nobody ever sees half of it, which process does it, and where the book's own
+files are."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-__all__ = ["data_folder", "is_first", "process_place", "read_json", "replace_file", "sha256_of"]
+__all__ = ["data_folder", "is_first", "process_place", "read_json", "read_text", "replace_file", "sha256_of"]
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -35,6 +36,24 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise ValueError(f"{path} is not JSON ({' '.join(str(error).split())}): write it again, or take it from where "
                          "it came from") from None
+
+
+def read_text(path: str | Path) -> str:
+    """Read a UTF-8 text file. Line ends become `\\n` and a byte-order mark is dropped.
+
+    Raises:
+        ValueError: if the file holds no text, or is not UTF-8 (the message names the byte).
+    """
+    data = Path(path).read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} (0x{data[error.start]:02x}) is not UTF-8: save the file as "
+                         "UTF-8, or decode it yourself and pass the text") from None
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    if not text.strip():
+        raise ValueError(f"{path} holds no text: give a file with at least one word")
+    return text
 
 
 def sha256_of(path: Path) -> str:

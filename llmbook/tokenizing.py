@@ -18,8 +18,8 @@ from .files import replace_file
 if TYPE_CHECKING:  # a process that only encodes need not wait for PyTorch
     from .protocols import Tokenizer
 
-__all__ = ["decode_text", "encode_array", "encode_iterable", "encode_text", "read_merges", "read_tokenizer",
-           "save_tokenizer", "tokenizer_from_merges", "utf8"]
+__all__ = ["bpe_merges", "decode_text", "encode_array", "encode_iterable", "encode_text", "read_merges",
+           "read_tokenizer", "save_tokenizer", "tokenizer_from_merges", "utf8"]
 
 _LONG_SPACE = 100_000  # characters; tiktoken's regular expressions overflow at about 500,000
 _LARGEST_ID = 2**24  # of a special token in a file: a larger one is a mistake that would exhaust the memory
@@ -132,6 +132,28 @@ def tokenizer_from_merges(merges: Iterable[tuple[bytes, bytes]], special_tokens:
         ranks[left + right] = len(ranks)
     specials = {token: len(ranks) + number for number, token in enumerate(special_tokens)}
     return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
+
+
+def bpe_merges(tokenizer: tiktoken.Encoding) -> list[tuple[bytes, bytes]]:
+    """The merges of a tokenizer, first learned first: the two tokens that each one joined.
+
+    To find them, apply to a token's bytes only the merges before it: two parts remain.
+
+    Raises:
+        ValueError: if a token cannot be made by joining two earlier ones.
+    """
+    ranks, merges = tokenizer._mergeable_ranks, []
+    for token in sorted((token for token in ranks if len(token) > 1), key=ranks.get):
+        own, parts = ranks[token], [bytes([byte]) for byte in token]
+        while len(parts) > 2:
+            joined = [ranks.get(left + right, own) for left, right in zip(parts, parts[1:])]
+            if (first := min(joined)) >= own:
+                raise ValueError(f"token {own} ({token!r}) of {tokenizer.name!r} is not made by one merge: the "
+                                 f"earlier ones leave {len(parts)} parts")
+            place = joined.index(first)
+            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        merges.append((parts[0], parts[1]))
+    return merges
 
 
 def read_merges(path: str | Path) -> tuple[list[int], list[tuple[bytes, bytes]]]:

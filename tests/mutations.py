@@ -92,9 +92,9 @@ MUTATIONS = {
         "tokenizing", "return tokenizer.encode(text, disallowed_special=())",
         'return tokenizer.encode(text, allowed_special="all")', ["tokenizing", "scale/token_files"]),
     "pairs that a merge made are never merged": (
-        "text", "for other in new_pairs:", "for other in ():", ["text"]),
+        "pair_counts", "for other in new_pairs:", "for other in ():", ["pair_counts"]),
     "a pair that became rarer counts as before": (
-        "text", "if -count == self.counts[pair]:", "if True:", ["text"]),
+        "pair_counts", "if -count == self.counts[pair]:", "if True:", ["pair_counts"]),
     "special tokens in a text become tokens, in bulk": (
         "tokenizing", "return tokenizer.encode_to_numpy(text, disallowed_special=())",
         'return tokenizer.encode_to_numpy(text, allowed_special="all")', ["tokenizing"]),

@@ -4,7 +4,6 @@ import hashlib
 import random
 import re
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmbook import text as module
 from llmbook.assets import fetch
-from llmbook.book.corpora import data_folder
 from llmbook.scale.token_files import tokenizer_fingerprint
 from llmbook.text import (
     END_OF_TEXT,
@@ -30,8 +27,7 @@ from llmbook.text import (
     tokenizer_from_merges,
     train_bpe,
 )
-
-STORY = read_text(data_folder() / "twenty_in_hand.txt")
+from tests.support.byte_pairs import STORY, TEXTS, few_letters, rescan_merges
 
 
 def random_text(rng: random.Random, longest: int = 60) -> str:
@@ -43,39 +39,7 @@ def random_text(rng: random.Random, longest: int = 60) -> str:
     return "".join(rng.choice(pools)() for _ in range(rng.randint(1, longest)))
 
 
-def few_letters(seed: int, letters: str = "ab", size: int = 2000) -> str:
-    """Words of few letters: dense in ties, runs of one letter and pairs that spell the same bytes."""
-    rng = random.Random(seed)
-    return " ".join("".join(rng.choice(letters) for _ in range(rng.randint(1, 12))) for _ in range(size // 7))
-
-
-TEXTS = {
-    "story": STORY[:3000],
-    "two letters": few_letters(0),
-    "three letters": few_letters(1, "abc"),
-    "one letter": " ".join("a" * n for n in range(1, 40)),
-    "other scripts": "潮水一天涨两次。 Η παλίρροια ανεβαίνει. ज्वार दिन में \N{OCTOPUS}\N{OCTOPUS} e\u0301e\u0301 " * 5,
-    "white space": "a  b\n\n\tc   \r\n" * 9 + "   ",
-}
-
-
 # --- a plain reference, written apart from the module ----------------------------------------------------------------
-
-def rescan_merges(text: str, pattern: str = GPT2_PATTERN):
-    """Yields (pair, counts, token) for each merge, the counts made again from nothing each time.
-
-    A row of ids is a string with a character for each id, so that `str.replace` does the merging.
-    """
-    rows = ["".join(map(chr, chunk.encode("utf-8"))) for chunk in regex.findall(pattern, text)]
-    tokens = [bytes([byte]) for byte in range(256)]
-    while counts := Counter(pair for row in rows for pair in zip(row, row[1:])):
-        top = max(counts.values())
-        pair = min(pair for pair, count in counts.items() if count == top)
-        tokens.append(tokens[ord(pair[0])] + tokens[ord(pair[1])])
-        assert len(set(tokens)) == len(tokens), "two merges spell the same bytes"
-        rows = [row.replace(pair[0] + pair[1], chr(len(tokens) - 1)) for row in rows]
-        yield (ord(pair[0]), ord(pair[1])), {(ord(a), ord(b)): n for (a, b), n in counts.items()}, tokens[-1]
-
 
 def reference_encode(text: str, encoding: tiktoken.Encoding) -> list[int]:
     """In each chunk: join the neighbours whose bytes have the lowest id, the leftmost of them, until none have."""
@@ -97,60 +61,10 @@ def reference_encode(text: str, encoding: tiktoken.Encoding) -> list[int]:
 # --- learning merges -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_incremental_training_equals_a_rescan_merge_by_merge(name):
-    pairs = module._PairCounts(module._count_chunks(TEXTS[name], GPT2_PATTERN, ()))
-    for new_id, (pair, counts, _) in enumerate(rescan_merges(TEXTS[name]), 256):
-        assert {key: count for key, count in pairs.counts.items() if count} == counts, f"before merge {new_id}"
-        assert pairs.most_common() == pair, f"merge {new_id}"
-        pairs.merge(pair, new_id)
-        if new_id == 450:
-            return
-    assert pairs.most_common() is None
-
-
-@pytest.mark.parametrize("name", TEXTS)
 def test_trained_tokens_equal_a_rescan(name):
     learned = [token for _, (_, _, token) in zip(range(150), rescan_merges(TEXTS[name]))]
     encoding = train_bpe(TEXTS[name], 256 + len(learned) + 1)
     assert [encoding.decode_single_token_bytes(256 + n) for n in range(len(learned))] == learned
-
-
-def test_places_hold_exactly_the_words_with_the_pair():
-    pairs = module._PairCounts(module._count_chunks(TEXTS["three letters"], GPT2_PATTERN, ()))
-    for new_id in range(256, 280):
-        pairs.merge(pairs.most_common(), new_id)
-        held = {pair: {i for i, word in enumerate(pairs.words) if pair in zip(word, word[1:])}
-                for pair, count in pairs.counts.items()}
-        assert {pair: places for pair, places in pairs.places.items() if places} == \
-            {pair: places for pair, places in held.items() if places}
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_the_heap_has_one_entry_a_pair_that_is_never_too_low(name):
-    """A pair goes back only if it came out on top with a count that has changed: the heap does not fill up."""
-    pairs = module._PairCounts(module._count_chunks(TEXTS[name], GPT2_PATTERN, ()))
-    for new_id in range(256, 400):
-        if (pair := pairs.most_common()) is None:
-            break
-        pairs.merge(pair, new_id)
-        entries, left = [entry for _, entry in pairs.heap], {key for key, count in pairs.counts.items() if count}
-        assert len(entries) == len(set(entries)) and left <= set(entries)
-        assert all(-count >= pairs.counts[entry] for count, entry in pairs.heap)
-
-
-def test_a_merge_touches_only_the_words_that_hold_the_pair():
-    pairs = module._PairCounts(Counter({b" the": 4, b" tide": 2, b" hen": 1}))
-    hen = pairs.words[2]
-    assert pairs.most_common() == (32, 116)
-    pairs.merge((32, 116), 256)
-    assert pairs.words == [[256, 104, 101], [256, 105, 100, 101], [32, 104, 101, 110]] and pairs.words[2] is hen
-
-
-@pytest.mark.parametrize("ids, pair, merged", [
-    ([1, 2, 3, 1, 2], (1, 2), [9, 3, 9]), ([7, 7, 7], (7, 7), [9, 7]), ([7] * 4, (7, 7), [9, 9]),
-    ([1, 1, 2], (1, 2), [1, 9]), ([2, 1], (1, 2), [2, 1]), ([], (1, 2), []), ([1], (1, 2), [1])])
-def test_merge_goes_left_to_right_without_overlap(ids, pair, merged):
-    assert module._merge(ids, pair, 9) == merged
 
 
 def test_ids_are_bytes_then_merges_then_special_tokens():
@@ -346,17 +260,6 @@ def test_reference_ids_in_a_made_up_order():
         for _ in range(40):
             sample = "".join(rng.choice("abc") for _ in range(rng.randint(1, 40)))
             assert encoding.encode_ordinary(sample) == reference_encode(sample, encoding), (sample, made)
-
-
-def test_training_pieces_are_the_encoder_s_pieces():
-    """The chunks of the training text, as the last merge leaves them, are what tiktoken encodes them to."""
-    for text in (STORY, few_letters(7, "abc")):
-        counts = module._count_chunks(text, GPT2_PATTERN, ())
-        pairs, encoding = module._PairCounts(counts), train_bpe(text, 500)
-        for new_id in range(256, 499):
-            pairs.merge(pairs.most_common(), new_id)
-        for chunk, word in zip(counts, pairs.words):
-            assert encoding.encode_ordinary(chunk.decode()) == word
 
 
 def test_long_chunks_are_encoded_alike(story_encoding):

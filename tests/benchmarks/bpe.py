@@ -28,9 +28,9 @@ from pathlib import Path
 
 import regex
 
-from llmbook import text as module
 from llmbook.book.corpora import python_documentation
 from llmbook.formats.tokenizer_descriptions import byte_alphabet
+from llmbook.pair_counts import PairCounts, count_chunks, merge_pair
 from llmbook.text import END_OF_TEXT, GPT2_PATTERN, bpe_merges, train_bpe
 from tests.benchmarks.rows import Row, against_limit, alternate, compare, seconds, table
 
@@ -122,11 +122,11 @@ def rescan(rows: list[list[int]], frequencies: Sequence[int], n_merges: int) -> 
         looked_at += sum(max(0, len(row) - 1) for row in rows)
         best = min(counts, key=lambda pair: (-counts[pair], pair))
         tokens.append(tokens[best[0]] + tokens[best[1]])
-        rows = [module._merge(row, best, new_id) for row in rows]
+        rows = [merge_pair(row, best, new_id) for row in rows]
     return tokens[256:], looked_at
 
 
-class Watched(module._PairCounts):
+class Watched(PairCounts):
     """The incremental counts, with the work counted: its own, and what the two rescans would have done."""
 
     def __init__(self, chunks: Counter[bytes]):
@@ -176,9 +176,9 @@ def explain(train_rounds: int, merges: int) -> None:
     print(f"train_bpe            {total:8.2f} s  median of {train_rounds}: "
           f"{', '.join(f'{value:.2f}' for value in times)}")
 
-    chunks = module._count_chunks(text, GPT2_PATTERN, (END_OF_TEXT,))
-    counting = seconds(lambda: module._count_chunks(text, GPT2_PATTERN, (END_OF_TEXT,)))
-    initial = seconds(lambda: module._PairCounts(chunks))
+    chunks = count_chunks(text, GPT2_PATTERN, (END_OF_TEXT,))
+    counting = seconds(lambda: count_chunks(text, GPT2_PATTERN, (END_OF_TEXT,)))
+    initial = seconds(lambda: PairCounts(chunks))
     print(f"  cut and count      {counting:8.2f} s  {sum(chunks.values()):,} chunks, {len(chunks):,} of them distinct")
     print(f"  initial counts     {initial:8.2f} s  {sum(len(chunk) - 1 for chunk in chunks):,} pairs, once")
     watched = Watched(chunks)

@@ -7,7 +7,7 @@ import torch
 
 from llmbook.book.exercises import Wrong
 from llmbook.book.exercises import chapter_02 as check
-from llmbook.text import GPT2_PATTERN, NextTokenDataset
+from llmbook.text import GPT2_PATTERN, NextTokenDataset, train_bpe
 
 # --- 2.1 predict the shape -----------------------------------------------------------------------------------------
 
@@ -72,36 +72,75 @@ def test_predict_windows_agrees_with_the_dataset():
         assert windows_by_formula(n, c, s, 2)[0] == len(NextTokenDataset(list(range(n)), c, s))
 
 
-# --- 2.2 compare tokenizers fairly ---------------------------------------------------------------------------------
+# --- 2.2 an encoder that disagrees ---------------------------------------------------------------------------------
 
 
-def ratio(encoding, text):
-    tokens = encoding.encode_ordinary(text)
-    return len(text.encode("utf-8")) / len(tokens) if tokens else 0.0
+def in_order(chunk, ids):
+    parts = [bytes([byte]) for byte in chunk]
+    while len(parts) > 1:
+        ranks = [ids.get(left + right, len(ids)) for left, right in zip(parts, parts[1:])]
+        if (first := min(ranks)) == len(ids):
+            break
+        place = ranks.index(first)
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return [ids[part] for part in parts]
 
 
-def ratio_by_tokens(encoding, text):
-    sizes = [len(encoding.decode_single_token_bytes(id)) for id in encoding.encode(text, disallowed_special=())]
-    return sum(sizes) / max(1, len(sizes))
+def by_merging(chunk, ids):
+    row, tokens = [ids[bytes([byte])] for byte in chunk], sorted(ids, key=ids.get)
+    for token in tokens[256:]:
+        for cut in range(1, len(token)):
+            left, right = ids.get(token[:cut]), ids.get(token[cut:])
+            place = 0
+            while place + 1 < len(row):
+                if (row[place], row[place + 1]) == (left, right):
+                    row[place : place + 2] = [ids[token]]
+                place += 1
+    return row
+
+
+def longest_first(chunk, ids):
+    result = []
+    while chunk:
+        longest = max((token for token in ids if chunk.startswith(token)), key=len)
+        result.append(ids[longest])
+        chunk = chunk[len(longest):]
+    return result
+
+
+def any_pair_first(chunk, ids):
+    parts = [bytes([byte]) for byte in chunk]
+    while places := [n for n in range(len(parts) - 1) if parts[n] + parts[n + 1] in ids]:
+        parts[places[0] : places[0] + 2] = [parts[places[0]] + parts[places[0] + 1]]
+    return [ids[part] for part in parts]
+
+
+def rightmost_first(chunk, ids):
+    parts = [bytes([byte]) for byte in chunk]
+    while places := [(ids[parts[n] + parts[n + 1]], -n) for n in range(len(parts) - 1)
+                     if parts[n] + parts[n + 1] in ids]:
+        place = -min(places)[1]
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return [ids[part] for part in parts]
 
 
 @pytest.mark.parametrize("answer, message", [
-    (lambda e, t: len(t) / max(1, len(e.encode_ordinary(t))), "characters per token"),
-    (lambda e, t: len(e.encode_ordinary(t)) / max(1, len(t.encode())), "upside down"),
-    (lambda e, t: len(t.encode()) // max(1, len(e.encode_ordinary(t))), "drops the fraction"),
-    (lambda e, t: len(t.encode()) / max(1, len(e.encode(t, allowed_special="all"))), "become a special token"),
-    (lambda e, t: len(t.encode()) / max(1, len(e.encode(t))), "`encode` refuses them"),
-    (lambda e, t: len(t.encode()) / len(e.encode_ordinary(t)), "divides by zero"),
-    (lambda e, t: ratio(e, t) if t else 1.0, "should give 0.0"),
-    (lambda e, t: str(ratio(e, t)), "Return a number"),
+    (longest_first, "You join what is longest"),
+    (any_pair_first, "or what comes first. .* the lowest id"),
+    (rightmost_first, "join the leftmost first"),
+    (lambda chunk, ids: [bytes([byte]) for byte in chunk], "Return ids, the numbers"),
+    (lambda chunk, ids: [*in_order(chunk, ids), len(ids)], "Return ids, the numbers"),
+    (lambda chunk, ids: str(in_order(chunk, ids)), "Return a list of ids, not str"),
+    (lambda chunk, ids: in_order(chunk, ids)[:-1], "so that nothing is lost"),
+    (lambda chunk, ids: list(chunk), r"becomes \['[ab]', .*\]\.$"),
 ])
-def test_bytes_per_token_wrong(answer, message):
+def test_mended_encode_wrong(answer, message):
     with pytest.raises(Wrong, match=message):
         check.exercise_2.verify(answer)
 
 
-@pytest.mark.parametrize("answer", [ratio, ratio_by_tokens])
-def test_bytes_per_token_right(answer):
+@pytest.mark.parametrize("answer", [in_order, lambda chunk, ids: tuple(in_order(chunk, ids)), by_merging])
+def test_mended_encode_right(answer):
     check.exercise_2.verify(answer)
 
 
@@ -149,63 +188,7 @@ def test_join_documents_right(answer):
     check.exercise_3.verify(answer)
 
 
-# --- 2.4 mask what cannot be predicted -----------------------------------------------------------------------------
-
-
-def mask_by_where(inputs, targets, end_id):
-    return torch.where(inputs == end_id, -100, targets)
-
-
-def mask_by_copy(inputs, targets, end_id):
-    masked = targets.clone()
-    for row in range(len(inputs)):
-        for position in range(inputs.shape[1]):
-            if inputs[row, position] == end_id:
-                masked[row, position] = -100
-    return masked
-
-
-def mask_the_inputs_too(inputs, targets, end_id):
-    hidden = inputs == end_id
-    inputs[hidden] = 0
-    return targets.masked_fill(hidden, -100)
-
-
-def mask_too_late(inputs, targets, end_id):
-    masked = targets.clone()
-    masked[:, 1:][inputs[:, :-1] == end_id] = -100
-    return masked
-
-
-def mask_in_place(inputs, targets, end_id):
-    targets[inputs == end_id] = -100
-    return targets
-
-
-@pytest.mark.parametrize("answer, message", [
-    (mask_in_place, "changed a tensor"),
-    (mask_the_inputs_too, "changed a tensor"),
-    (mask_too_late, r"in row 0, you return \[2, 9, 4, -100, 9\], you masked one position too late"),
-    (lambda x, y, end: torch.where((x == end).any(0), -100, y), r"row 0, .*, expected \[2, 9, -100, 5, 9\]\.$"),
-    (lambda x, y, end: mask_by_where(x, y, end).where(y != 1, 0), r"in row 1, .*, expected \[-100, -100, 9"),
-    (lambda x, y, end: torch.where(y == end, -100, y), "look at where the \\*input\\* is end_id"),
-    (lambda x, y, end: y.clone(), "nothing was masked"),
-    (lambda x, y, end: torch.where(x == end, -1, y), "no -100"),
-    (lambda x, y, end: torch.where(x == end, -100, x), "the targets are wanted"),
-    (lambda x, y, end: y[x != end], "has shape"),
-    (lambda x, y, end: mask_by_where(x, y, end).tolist(), "should be a tensor"),
-])
-def test_mask_first_tokens_wrong(answer, message):
-    with pytest.raises(Wrong, match=message):
-        check.exercise_4.verify(answer)
-
-
-@pytest.mark.parametrize("answer", [mask_by_where, mask_by_copy])
-def test_mask_first_tokens_right(answer):
-    check.exercise_4.verify(answer)
-
-
-# --- 2.5 text as it arrives ----------------------------------------------------------------------------------------
+# --- 2.4 text as it arrives ----------------------------------------------------------------------------------------
 
 
 def arrive_by_codecs(encoding, token_ids):
@@ -253,16 +236,16 @@ def arrive_with_strict_end(encoding, token_ids):
 ])
 def test_text_as_it_arrives_wrong(answer, message):
     with pytest.raises(Wrong, match=message):
-        check.exercise_5.verify(answer)
+        check.exercise_4.verify(answer)
 
 
 @pytest.mark.parametrize("answer", [
     arrive_by_codecs, arrive_by_hand, lambda e, ids: iter(arrive_by_codecs(e, ids))])
 def test_text_as_it_arrives_right(answer):
-    check.exercise_5.verify(answer)
+    check.exercise_4.verify(answer)
 
 
-# --- 2.6 one digit, one token --------------------------------------------------------------------------------------
+# --- 2.5 one digit, one token --------------------------------------------------------------------------------------
 
 
 def changed(part: str, pattern: str = GPT2_PATTERN) -> str:
@@ -286,12 +269,42 @@ def changed(part: str, pattern: str = GPT2_PATTERN) -> str:
 ])
 def test_digit_pattern_wrong(pattern, message):
     with pytest.raises(Wrong, match=message):
-        check.exercise_6.verify(lambda: pattern)
+        check.exercise_5.verify(lambda: pattern)
 
 
 @pytest.mark.parametrize("pattern", [changed(r"\p{N}"), changed(r"(?:\d|\p{N})")])
 def test_digit_pattern_right(pattern):
-    check.exercise_6.verify(lambda: pattern)
+    check.exercise_5.verify(lambda: pattern)
+
+
+# --- 2.6 one vocabulary for two kinds of text ----------------------------------------------------------------------
+
+
+def weighed(stories, programs):
+    return train_bpe([*stories, *programs * 6], 1025)
+
+
+def plain(stories, programs):
+    return train_bpe([*stories, *programs], 1025)
+
+
+@pytest.mark.parametrize("answer, message", [
+    (plain, r"stories \d\.\d\d, programs \d\.\d\d .* The programs are below it"),
+    (lambda stories, programs: train_bpe([*stories, *programs * 2], 1025), "The programs are below it"),
+    (lambda stories, programs: train_bpe(programs, 1025), "The stories are below it"),
+    (lambda stories, programs: train_bpe(programs, 300), "Both are below it"),
+    (lambda stories, programs: train_bpe(stories[:20], 1026), "has 1,026 ids: at most 1,025"),
+    (lambda stories, programs: train_bpe(stories[:5], 300, pattern=r"\p{L}+"), "must match every character"),
+    (lambda stories, programs: [*stories, *programs], "Return the tokenizer that train_bpe gives, not list"),
+])
+def test_train_for_both_wrong(answer, message):
+    with pytest.raises(Wrong, match=message):
+        check.exercise_6.verify(answer)
+
+
+def test_train_for_both_right(capsys):
+    check.exercise_6.verify(weighed)
+    assert "The target is" in capsys.readouterr().out
 
 
 # --- all -----------------------------------------------------------------------------------------------------------
@@ -311,10 +324,9 @@ def test_stub_is_not_started_and_own_errors_are_shown(number, capsys):
     assert "IndexError: of the reader" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [2, 3])
-def test_a_value_error_that_is_not_about_special_tokens_is_the_readers_own(number, capsys):
+def test_a_value_error_that_is_not_about_special_tokens_is_the_readers_own(capsys):
     def broken(*arguments):
         raise ValueError("of the reader")
 
-    getattr(check, f"exercise_{number}")(broken)
+    check.exercise_3(broken)
     assert "Your code stopped with ValueError: of the reader" in capsys.readouterr().out

@@ -1,14 +1,19 @@
 """Checks for the exercises of chapter 2, text as tokens."""
 
+import fractions
+import heapq
+import inspect
+import random
+import shlex
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import regex
 import tiktoken
-import torch
-from torch import Tensor
 
-from llmbook.book.exercises import Wrong, exercise, expect, expect_tensor
+from llmbook.book.corpora import story_documents
+from llmbook.book.exercises import Wrong, exercise, expect
 from llmbook.text import END_OF_TEXT, GPT2_PATTERN, NextTokenDataset, train_bpe
 
 _TEXT = ("The ferry leaves at 7.45 and at 19.45. A child is £3, a café table is free. "
@@ -75,29 +80,71 @@ def exercise_1(predict_windows: Callable[[int, int, int, int], tuple]) -> None:
             raise Wrong(f"The shape of the inputs is {shape!r}, expected {wanted} {case}.{hint}")
 
 
-@exercise("2.2", "This is how tokenizers with different vocabularies are compared.")
-def exercise_2(bytes_per_token: Callable[[tiktoken.Encoding, str], float]) -> None:
-    encoding = _tokenizer()
-    for text in ("The ferry waits.", _FOREIGN, _SMUGGLED, _TEXT):
-        answer = _started(_may_refuse(bytes_per_token, encoding, text))
-        expect(isinstance(answer, (int, float)), f"Return a number, not {type(answer).__name__}.")
-        n_tokens, n_bytes = len(encoding.encode_ordinary(text)), len(text.encode("utf-8"))
-        if abs(answer - n_bytes / n_tokens) > 1e-9:
-            n_risky = len(encoding.encode(text, allowed_special="all"))
-            mistakes = [
-                (len(text) / n_tokens, "That is characters per token: encode the text to UTF-8 and count its "
-                                       "bytes, so that all scripts are measured by one unit."),
-                (n_tokens / n_bytes, "That is tokens per byte, upside down."),
-                (n_bytes // n_tokens, "You divided by //, which drops the fraction: use /."),
-                (n_bytes / n_risky, f"You let {END_OF_TEXT} in a text from outside become a special token: "
-                                    "use encode_ordinary.")]
-            hint = next((f" {hint}" for value, hint in mistakes if abs(answer - value) < 1e-9), "")
-            raise Wrong(f"For {text[:40]!r} you return {answer:.4f}, expected {n_bytes / n_tokens:.4f}.{hint}")
-    try:
-        empty = bytes_per_token(encoding, "")
-    except ZeroDivisionError:
-        raise Wrong("An empty text divides by zero. Return 0.0 for it.") from None
-    expect(empty == 0, f"An empty text should give 0.0, not {empty!r}.")
+@exercise("2.2", "The order of learning is part of a tokenizer, as much as its tokens are.")
+def exercise_2(mended_encode: Callable[[bytes, dict[bytes, int]], Sequence[int]]) -> None:
+    encoding = _ambiguous()
+    ids = dict(encoding._mergeable_ranks)
+    tokens = {id: token for token, id in ids.items()}
+    wrong, answers = [], {}
+    for word in _words(30, seed=1):
+        answer = _started(mended_encode(word.encode(), dict(ids)))
+        expect(isinstance(answer, (list, tuple)), f"Return a list of ids, not {type(answer).__name__}.")
+        expect(all(isinstance(id, int) and 0 <= id < len(ids) for id in answer),
+               f"Return ids, the numbers in the dictionary, not {list(answer)[:3]}.")
+        joined = b"".join(tokens[id] for id in answer)
+        expect(joined == word.encode(), f"For {word.encode()} your tokens spell {joined}: begin with the single bytes "
+                                        "and join neighbours, so that nothing is lost.")
+        answers[word] = list(answer)
+        wrong += [word] * (list(answer) != encoding.encode_ordinary(word))
+    if wrong:
+        early = ("You join what is longest, or what comes first. Training did not: it joined the pair that it had "
+                 "learned before all others, wherever that stood. Begin with the single bytes, and join the neighbours "
+                 "whose token has the lowest id.")
+        ways = [(_longest, early), (_any_pair, early),
+                (_rightmost, "Where the lowest id occurs twice, join the leftmost first.")]
+        hint = next((f" {hint}" for way, hint in ways
+                     if all(way(word.encode(), ids) == answer for word, answer in answers.items())), "")
+        word = min(wrong, key=len)
+        pieces, wanted = ([tokens[id].decode() for id in row]
+                          for row in (answers[word], encoding.encode_ordinary(word)))
+        raise Wrong(f"{word!r} becomes {pieces}, expected {wanted}.{hint}")
+
+
+def _words(number: int, seed: int) -> list[str]:
+    """Words of two letters, in which many pairs spell the same bytes."""
+    rng = random.Random(seed)
+    return ["".join(rng.choice("ab") for _ in range(rng.randint(1, 16))) for _ in range(number)]
+
+
+@lru_cache(maxsize=1)
+def _ambiguous() -> tiktoken.Encoding:
+    return train_bpe(" ".join(_words(300, seed=0)), 300)
+
+
+def _longest(chunk: bytes, ids: dict[bytes, int]) -> list[int]:
+    result = []
+    while chunk:
+        longest = max((token for token in ids if chunk.startswith(token)), key=len)
+        result.append(ids[longest])
+        chunk = chunk[len(longest):]
+    return result
+
+
+def _any_pair(chunk: bytes, ids: dict[bytes, int]) -> list[int]:
+    return _joined(chunk, ids, lambda places: min(place for _, place in places))
+
+
+def _rightmost(chunk: bytes, ids: dict[bytes, int]) -> list[int]:
+    return _joined(chunk, ids, lambda places: max(place for id, place in places if id == min(places)[0]))
+
+
+def _joined(chunk: bytes, ids: dict[bytes, int], choose: Callable[[list[tuple[int, int]]], int]) -> list[int]:
+    """Join neighbours at the place that `choose` picks among (id, place), until none form a token."""
+    parts = [bytes([byte]) for byte in chunk]
+    while places := [(ids[a + b], place) for place, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in ids]:
+        place = choose(places)
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return [ids[part] for part in parts]
 
 
 @exercise("2.3", "No user can end a document of yours.")
@@ -144,38 +191,8 @@ def _split(ids: Sequence[int], end: int) -> list[list[int]]:
     return parts if parts[-1] else parts[:-1]
 
 
-@exercise("2.4", "Your loss will skip what nobody could predict.")
-def exercise_4(mask_first_tokens: Callable[[Tensor, Tensor, int], Tensor]) -> None:
-    end = 9
-    rows = torch.tensor([[1, 2, 9, 4, 5, 9], [9, 9, 3, 9, 2, 1], [1, 2, 3, 4, 5, 6]])
-    for row_set in (rows, rows[:1], rows[2:]):
-        inputs, targets = row_set[:, :-1].clone(), row_set[:, 1:].clone()
-        before = inputs.clone(), targets.clone()
-        answer = expect_tensor(mask_first_tokens(inputs, targets, end), tuple(targets.shape), "The result")
-        expect(torch.equal(targets, before[1]) and torch.equal(inputs, before[0]),
-               "Your code changed a tensor it was given: work on targets.clone(), or use torch.where.")
-        right = targets.masked_fill(inputs == end, -100)
-        if not torch.equal(answer, right):
-            hint = f"expected {right[(answer != right).any(dim=1)][0].tolist()}"
-            if torch.equal(answer, targets.masked_fill(targets == end, -100)):
-                hint = ("you masked the targets that are the end-of-text token. That one can be predicted, and "
-                        "the model must learn it to know when to stop: look at where the *input* is end_id")
-            elif torch.equal(answer, targets):
-                hint = "nothing was masked: is the tensor that you return the one you masked?"
-            elif not (answer == -100).any():
-                hint = "there is no -100 in what you return"
-            elif torch.equal(answer, inputs.masked_fill(inputs == end, -100)):
-                hint = "you masked the inputs and returned them: the targets are wanted"
-            elif torch.equal(answer, targets.masked_fill(inputs.roll(1, dims=1) == end, -100)):
-                hint = ("you masked one position too late. Inputs and targets are shifted already: at one position, "
-                        "the target is the token after the input")
-            row = int((answer != right).any(dim=1).nonzero()[0])
-            raise Wrong(f"For inputs {inputs[row].tolist()} and targets {targets[row].tolist()} in row {row}, you "
-                        f"return {answer[row].tolist()}, {hint}.")
-
-
-@exercise("2.5", "A chat can show this without a single broken character.")
-def exercise_5(text_as_it_arrives: Callable[[tiktoken.Encoding, list[int]], list[str]]) -> None:
+@exercise("2.4", "A chat can show this without a single broken character.")
+def exercise_4(text_as_it_arrives: Callable[[tiktoken.Encoding, list[int]], list[str]]) -> None:
     encoding = _tokenizer()
     for text in ("The ferry waits.", "\N{OCTOPUS}", _FOREIGN, "潮水潮水 e\u0301", "a\ufffdb"):
         token_ids = encoding.encode_ordinary(text)
@@ -217,8 +234,8 @@ def _arriving(encoding: tiktoken.Encoding, token_ids: Sequence[int]) -> list[str
     return parts
 
 
-@exercise("2.6", "You changed how every number in every text is cut, with one line.")
-def exercise_6(digit_pattern: Callable[[], str]) -> None:
+@exercise("2.5", "You changed how every number in every text is cut, with one line.")
+def exercise_5(digit_pattern: Callable[[], str]) -> None:
     pattern = _started(digit_pattern())
     expect(isinstance(pattern, str), f"Return the pattern as a string, not {type(pattern).__name__}.")
     try:
@@ -244,3 +261,53 @@ def exercise_6(digit_pattern: Callable[[], str]) -> None:
     except ValueError as error:
         raise Wrong(f"Python's regex takes your pattern, the tokenizer's own does not: {error}. Change less of "
                     "GPT2_PATTERN.") from None
+
+
+LAB_IDS = 1025
+LAB_GAIN = 1.04  # how much better than the plain mix the kind that is served worse must be
+
+
+@exercise("2.6", "You decided whose text is cheap. Everybody who makes a vocabulary does.")
+def exercise_6(train_for_both: Callable[[list[str], list[str]], tiktoken.Encoding]) -> None:
+    stories, programs = _lab_texts()
+    answer = _started(train_for_both(list(stories), list(programs)))
+    expect(isinstance(answer, tiktoken.Encoding),
+           f"Return the tokenizer that train_bpe gives, not {type(answer).__name__}.")
+    expect(answer.n_vocab <= LAB_IDS, f"Your tokenizer has {answer.n_vocab:,} ids: at most {LAB_IDS:,} are allowed.")
+    for text in (*_lab_unseen()[0][:3], *_lab_unseen()[1]):
+        expect(answer.decode(answer.encode_ordinary(text)) == text,
+               "A text does not come back unchanged: your pattern must match every character.")
+    found, plain = _lab_scores(answer), _lab_scores(_lab_plain())
+    target = LAB_GAIN * min(plain)
+    report = (f"Bytes per token: stories {found[0]:.2f}, programs {found[1]:.2f} (the plain mix: {plain[0]:.2f} and "
+              f"{plain[1]:.2f}). The target is {target:.2f} for both.")
+    if min(found) < target:
+        both = max(found) < target
+        loser = "Both are" if both else "The programs are" if found[1] < found[0] else "The stories are"
+        raise Wrong(f"{report} {loser} below it. Pairs are counted over everything that you train on: a text that "
+                    "is given twice counts twice.")
+    print(report)
+
+
+@lru_cache(maxsize=1)
+def _lab_texts() -> tuple[list[str], list[str]]:
+    """What the reader trains on: 100 stories, and about a third as much program text, of Python's own library."""
+    return story_documents(100), [inspect.getsource(module) for module in (textwrap, shlex)]
+
+
+@lru_cache(maxsize=1)
+def _lab_unseen() -> tuple[list[str], list[str]]:
+    return story_documents(30, seed=2), [inspect.getsource(module) for module in (fractions, heapq)]
+
+
+@lru_cache(maxsize=1)
+def _lab_plain() -> tiktoken.Encoding:
+    stories, programs = _lab_texts()
+    return train_bpe([*stories, *programs], LAB_IDS)
+
+
+def _lab_scores(encoding: tiktoken.Encoding) -> tuple[float, float]:
+    """Bytes per token of the unseen stories and of the unseen programs."""
+    stories, programs = (sum(len(text.encode()) for text in texts)
+                         / sum(len(encoding.encode_ordinary(text)) for text in texts) for texts in _lab_unseen())
+    return stories, programs

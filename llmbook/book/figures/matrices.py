@@ -60,7 +60,7 @@ def token_strip(pieces: Sequence[str], ids: Sequence[int] | None = None, title: 
         places.append((x, line))
         x += width
     if ax is None:
-        _, ax = plt.subplots(figsize=(9, 0.42 + (line + 1) * (0.52 if ids is not None else 0.36)))
+        _, ax = plt.subplots(figsize=(per_line / 10, 0.42 + (line + 1) * (0.52 if ids is not None else 0.36)))
     tints = ("#CDE5F5", "#FBE3B5", "#C9EBDD", "#F6D2C2", "#EFD9E6")
     for i, (piece, width, (x, line)) in enumerate(zip(shown, widths, places)):
         ax.add_patch(FancyBboxPatch((x + 0.1, -line - 0.34), width - 0.2, 0.68, linewidth=0,

@@ -11,10 +11,10 @@ import regex
 
 from .tokenizing import utf8
 
-__all__ = ["PairCounts", "check_training", "count_chunks", "merge_pair"]
+__all__ = ["PairCounts", "check_bpe_settings", "count_chunks", "merge_pair"]
 
 
-def check_training(text: str | Iterable[str], vocab_size: int, special_tokens: Sequence[str], pattern: str) -> None:
+def check_bpe_settings(text: str | Iterable[str], vocab_size: int, special_tokens: Sequence[str], pattern: str) -> None:
     """Raises ValueError, in one line, for arguments of `train_bpe` that no encoding can be learned with."""
     if isinstance(text, bytes) or not isinstance(text, Iterable):
         raise ValueError(f"text is {text!r:.40}: give a string or an iterable of them")

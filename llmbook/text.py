@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .assets import ProgressBar, fetch
 from .files import read_text
-from .pair_counts import PairCounts, check_training, count_chunks
+from .pair_counts import PairCounts, check_bpe_settings, count_chunks
 from .tokenizing import (bpe_merges, decode_text, encode_iterable, encode_text, read_merges,
                                 read_tokenizer, save_tokenizer, tokenizer_from_merges)
 
@@ -59,7 +59,7 @@ def train_bpe(text: str | Iterable[str], vocab_size: int,
         section 3.2; on bytes: Radford et al., "Language Models are Unsupervised Multitask
         Learners" (2019), section 2.2.
     """
-    check_training(text, vocab_size, special_tokens, pattern)
+    check_bpe_settings(text, vocab_size, special_tokens, pattern)
     pairs, merges = PairCounts(count_chunks(text, pattern, special_tokens)), []
     tokens = [bytes([byte]) for byte in range(256)]  # id -> bytes
     for new_id in ProgressBar(range(256, vocab_size - len(special_tokens)), desc="merges",

@@ -66,11 +66,11 @@ def ladder_data() -> LadderData:
     """The ladder's tokenizer and documents; two to four seconds the first time. See `LadderData`."""
     train, validation, held_out = _texts()
     tokenizer = tokenizer_from_merges([], (END_OF_TEXT,), GPT2_PATTERN)
-    return LadderData(tokenizer, documents(train, tokenizer), documents(validation, tokenizer),
-                      documents(held_out, tokenizer), count_bytes(validation), count_bytes(held_out))
+    return LadderData(tokenizer, encode_documents(train, tokenizer), encode_documents(validation, tokenizer),
+                      encode_documents(held_out, tokenizer), count_bytes(validation), count_bytes(held_out))
 
 
-def documents(texts: Iterable[str], tokenizer: tiktoken.Encoding) -> list[list[int]]:
+def encode_documents(texts: Iterable[str], tokenizer: tiktoken.Encoding) -> list[list[int]]:
     """Each text as its ids between two `<|endoftext|>`."""
     end = tokenizer.eot_token
     return [[end, *tokenizer.encode_ordinary(text), end] for text in texts]
@@ -79,7 +79,7 @@ def documents(texts: Iterable[str], tokenizer: tiktoken.Encoding) -> list[list[i
 def held_out_documents(tokenizer: tiktoken.Encoding) -> tuple[list[list[int]], int]:
     """The ladder's held-out stories as documents of another tokenizer, and the bytes of their texts."""
     held_out = _texts()[2]
-    return documents(held_out, tokenizer), count_bytes(held_out)
+    return encode_documents(held_out, tokenizer), count_bytes(held_out)
 
 
 def count_bytes(texts: Iterable[str]) -> int:
@@ -98,7 +98,7 @@ def bits_per_byte(total_nats: float, total_bytes: int) -> float:
     return total_nats / math.log(2) / total_bytes
 
 
-def windows(documents: Sequence[Sequence[int]], context_length: int = CONTEXT) -> tuple[Tensor, Tensor]:
+def cut_windows(documents: Sequence[Sequence[int]], context_length: int = CONTEXT) -> tuple[Tensor, Tensor]:
     """Documents cut into inputs and targets, each (windows, context_length); what a last window lacks is -100 in the
     targets."""
     inputs, targets = [], []
@@ -123,7 +123,7 @@ def train_rung(model: nn.Module, documents: Sequence[Sequence[int]], seed: int, 
         seed: of the windows' order.
         learning_rate: the highest; each rung's is chosen on the validation stories.
     """
-    inputs, targets = windows(documents)
+    inputs, targets = cut_windows(documents)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     for step in range(steps):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_costs", "draw_distribution", "draw_kept", "draw_losses", "draw_repeats", "draw_scaling",
            "draw_schedule", "draw_skills", "draw_steps", "draw_worlds", "first_steps", "fit_power_law", "ngram_losses",
-           "repeated_share", "sizes", "split_pages", "with_one_bad_batch"]
+           "repeated_share", "split_pages", "tokens_and_bytes", "with_one_bad_batch"]
 
 
 def ngram_losses(documents: Sequence[Sequence[int]], held_out: Sequence[Sequence[int]], vocab_size: int, end: int,
@@ -104,7 +104,7 @@ def split_pages(documents: Sequence[str], n: int, n_held_out: int) -> tuple[list
     return rest[:: max(1, len(rest) // n)][:n], held_out
 
 
-def sizes(rows: Sequence[Sequence[int]], texts: Sequence[str]) -> tuple[int, int]:
+def tokens_and_bytes(rows: Sequence[Sequence[int]], texts: Sequence[str]) -> tuple[int, int]:
     """Tokens that a model predicts in texts, their ends included, and the bytes of the texts."""
     return sum(len(row) + 1 for row in rows), sum(len(text.encode()) for text in texts)
 

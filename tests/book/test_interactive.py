@@ -10,7 +10,7 @@ import torch
 from llmbook.attention import MultiHeadAttention, causal_attention
 from llmbook.book.interactive import Interactive, attention, block, cache, merges, sampling
 from llmbook.book.interactive.blocks import stages
-from llmbook.book.interactive.distributions import TEMPERATURES, TOP_KS, TOP_PS, picked, sampled
+from llmbook.book.interactive.distributions import TEMPERATURES, TOP_KS, TOP_PS, kept_choices, sampled
 from llmbook.book.interactive.pairs import learn, tokens_after
 from llmbook.generation import filter_logits
 from llmbook.gpt import GPT, GPTConfig
@@ -123,7 +123,7 @@ def by_pytorch(logits: torch.Tensor, setting: tuple[int, int, int]) -> torch.Ten
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_what_sampling_keeps_are_filter_logits_probabilities(samples, next_logits, setting):
     probabilities = by_pytorch(next_logits([[]]), setting)[0]
-    pieces, shown, kept, mass = picked(samples.data, 0, setting)
+    pieces, shown, kept, mass = kept_choices(samples.data, 0, setting)
     assert kept == (probabilities > 0).sum()
     for piece, probability in zip(pieces, shown):
         assert probability == pytest.approx(probabilities[VOCABULARY.index(piece)].item(), abs=1e-4)

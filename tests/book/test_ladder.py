@@ -86,7 +86,7 @@ def test_windows_give_what_a_model_that_looks_back_a_little_gives_on_the_whole(d
 
 
 def test_windows_hold_every_target_once(data):
-    inputs, targets = ladder.windows(data.held_out[:5], 64)
+    inputs, targets = ladder.cut_windows(data.held_out[:5], 64)
     assert inputs.shape == targets.shape and inputs.shape[1] == 64
     assert targets[targets >= 0].tolist() == [token for document in data.held_out[:5] for token in document[1:]]
     assert (targets[:, :-1] == inputs[:, 1:])[targets[:, :-1] >= 0].all()

@@ -75,7 +75,7 @@ def test_pages_are_of_middle_length_from_all_over_and_in_one_part_only():
 
 
 def test_sizes_count_the_ends_of_rows_and_the_bytes_of_texts():
-    assert book.sizes([[1, 2], [3]], ["ab", "é"]) == (5, 4)
+    assert book.tokens_and_bytes([[1, 2], [3]], ["ab", "é"]) == (5, 4)
 
 
 TABLE = pd.DataFrame({"loss": [3.0, 2.0, 1.0], "val_loss": [math.nan, 2.5, 1.5]}, index=[1, 2, 3])

@@ -16,7 +16,7 @@ from ..figures import BLUE, GREY, ORANGE, RED
 from .frame import STILL_WIDTH, Interactive, visible
 from .heads import weigh
 
-__all__ = ["Stage", "block", "stages"]
+__all__ = ["Stage", "block_picture", "stages"]
 
 MOST_TOKENS = 16
 SHOWN = 32  # features of a vector that are drawn
@@ -71,7 +71,7 @@ def stages(block: TransformerBlock, x: Tensor) -> list[Stage]:
     ]
 
 
-def block(transformer_block: TransformerBlock, x: Tensor, tokens: Sequence[str], start: int = -1) -> Interactive:
+def block_picture(transformer_block: TransformerBlock, x: Tensor, tokens: Sequence[str], start: int = -1) -> Interactive:
     """Follow one token through a block: each step with its shape, its numbers, their mean and standard deviation.
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..figures import BLUE
 from .frame import STILL_WIDTH, Interactive, visible
 
-__all__ = ["TEMPERATURES", "TOP_KS", "TOP_PS", "picked", "sampled", "sampling"]
+__all__ = ["TEMPERATURES", "TOP_KS", "TOP_PS", "kept_choices", "sampled", "sampling"]
 
 NextLogits = Callable[[list[list[int]]], Tensor]
 
@@ -172,7 +172,7 @@ class _Tree:
         return {"nodes": nodes, "draws": draws, "pieces": [self.tokens[id] for id in words]}
 
 
-def picked(data: dict, node: int, setting: Sequence[int]) -> tuple[list[str], list[float], int, float]:
+def kept_choices(data: dict, node: int, setting: Sequence[int]) -> tuple[list[str], list[float], int, float]:
     """What the page shows at a node: listed tokens, their probabilities after renormalising (0 where cut), how many
     tokens are kept, and the share of the probability that these had."""
     here, (row, column, depth) = data["nodes"][node], setting
@@ -204,7 +204,7 @@ def sampled(data: dict, draw: int, setting: Sequence[int]) -> list[str]:
 
 
 def _description(data: dict) -> str:
-    pieces, probabilities, _, _ = picked(data, 0, (TEMPERATURES.index(1.0), len(TOP_KS) - 1, len(TOP_PS) - 1))
+    pieces, probabilities, _, _ = kept_choices(data, 0, (TEMPERATURES.index(1.0), len(TOP_KS) - 1, len(TOP_PS) - 1))
     listed = ", ".join(f"{piece.strip() or repr(piece)} {100 * probability:.0f} %"
                        for piece, probability in list(zip(pieces, probabilities))[:3])
     return (f"How temperature, top-k and top-p change what a model samples after the text {data['prompt']!r}. "
@@ -222,8 +222,8 @@ def _still(data: dict) -> Figure:
     figure = Figure(figsize=(STILL_WIDTH, 7.6), layout="constrained")
     figure.suptitle("\n".join(textwrap.wrap(f"After “{data['prompt']}”", 58)), fontsize=10, x=0.02, ha="left")
     for axes, (title, setting) in zip(figure.subplots(4, 1, sharex=True), settings):
-        pieces, probabilities, kept, _ = picked(data, 0, setting)
-        own = picked(data, 0, settings[0][1])[1]
+        pieces, probabilities, kept, _ = kept_choices(data, 0, setting)
+        own = kept_choices(data, 0, settings[0][1])[1]
         places = range(shown)
         axes.barh(places, own[:shown], color="none", edgecolor="#777777", linewidth=0.8, linestyle=":")
         axes.barh(places, probabilities[:shown], color=BLUE, height=0.62)

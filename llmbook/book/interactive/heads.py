@@ -12,13 +12,14 @@ from torch import Tensor
 from ..figures import heatmap
 from .frame import STILL_WIDTH, Interactive, visible
 
-__all__ = ["attention", "rows", "weigh"]
+__all__ = ["attention_picture", "number_rows", "weigh"]
 
 MOST_TOKENS = 24
 
 
-def attention(tokens: Sequence[str], query: Tensor, key: Tensor, value: Tensor, start: int = -1, scaled: bool = True,
-              masked: bool = False, features: Sequence[str] | None = None) -> Interactive:
+def attention_picture(tokens: Sequence[str], query: Tensor, key: Tensor, value: Tensor, start: int = -1,
+                      scaled: bool = True, masked: bool = False,
+                      features: Sequence[str] | None = None) -> Interactive:
     """Choose the token that looks; its scores, weights and context follow, with scaling and causal mask on or off.
 
     Args:
@@ -45,7 +46,7 @@ def attention(tokens: Sequence[str], query: Tensor, key: Tensor, value: Tensor, 
     if features is not None and len(features) != value.shape[1]:
         raise ValueError(f"{len(features)} features for values of {value.shape[1]}: name each, or none")
     query, key, value = (tensor.detach().float().cpu() for tensor in (query, key, value))
-    data = {"tokens": list(tokens), "query": rows(query), "key": rows(key), "value": rows(value),
+    data = {"tokens": list(tokens), "query": number_rows(query), "key": number_rows(key), "value": number_rows(value),
             "start": range(n)[start], "scaled": scaled, "masked": masked,
             "features": None if features is None else list(features)}
     weights = weigh(query, key, scaled, masked)[data["start"]]
@@ -56,7 +57,7 @@ def attention(tokens: Sequence[str], query: Tensor, key: Tensor, value: Tensor, 
     return Interactive("attention", data, lambda: _still(tokens, query, key, value, data), description)
 
 
-def rows(matrix: Tensor) -> list[list[float]]:
+def number_rows(matrix: Tensor) -> list[list[float]]:
     """A matrix as lists, its numbers to six digits, which the page can show four of."""
     return [[float(f"{number:.7g}") for number in row] for row in matrix.tolist()]
 

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ..figures import GREEN, ORANGE
 from .frame import STILL_WIDTH, Interactive, visible
-from .heads import rows
+from .heads import number_rows
 
-__all__ = ["cache", "counted"]
+__all__ = ["cache_picture", "computed_rows"]
 
 MOST_TOKENS = 16
 
 
-def cache(tokens: Sequence[str], query: Tensor, key: Tensor, value: Tensor, prompt: int = 2,
-          start: int | None = None) -> Interactive:
+def cache_picture(tokens: Sequence[str], query: Tensor, key: Tensor, value: Tensor, prompt: int = 2,
+                  start: int | None = None) -> Interactive:
     """A text grows token by token: which keys, values and scores are computed without a cache and with one, counted.
 
     Args:
@@ -46,15 +46,15 @@ def cache(tokens: Sequence[str], query: Tensor, key: Tensor, value: Tensor, prom
     start = (n - prompt + 1) // 2 if start is None else start
     if not 0 <= start <= n - prompt:
         raise ValueError(f"start is {start}: {prompt} of {n} tokens are the prompt, so give 0 to {n - prompt}")
-    query, key, value = (rows(tensor.detach().float().cpu()) for tensor in (query, key, value))
+    query, key, value = (number_rows(tensor.detach().float().cpu()) for tensor in (query, key, value))
     data = {"tokens": list(tokens), "query": query, "key": key, "value": value, "prompt": prompt, "start": start}
-    without, cached = counted(n, prompt)[-1]
+    without, cached = computed_rows(n, prompt)[-1]
     return Interactive("cache", data, lambda: _still(tokens, prompt, start),
                        f"Reading {n} tokens, the first {prompt} as a prompt and then one per step: without a cache "
                        f"{without} keys and values are computed in all, with a cache {cached}.")
 
 
-def counted(n: int, prompt: int) -> list[tuple[int, int]]:
+def computed_rows(n: int, prompt: int) -> list[tuple[int, int]]:
     """After each pass, how many rows of keys and values were computed in all, without and with a cache."""
     lengths = np.arange(prompt, n + 1)
     return list(zip(lengths.cumsum().tolist(), lengths.tolist()))
@@ -89,7 +89,7 @@ def _still(tokens: Sequence[str], prompt: int, start: int) -> Figure:
                  loc="outside lower center", ncols=3, fontsize=8, frameon=False, columnspacing=1, handlelength=1.2)
     axes = lower.subplots()
     for which, colour, label in ((0, ORANGE, "without a cache"), (1, GREEN, "with a cache")):
-        totals = [pair[which] for pair in counted(n, prompt)]
+        totals = [pair[which] for pair in computed_rows(n, prompt)]
         axes.plot(range(prompt, n + 1), totals, "o-", color=colour, markersize=3)
         axes.annotate(f"{label}: {totals[-1]}", (n, totals[-1]), xytext=(-6, 5 if which else -2), ha="right",
                       va="bottom", textcoords="offset points")

@@ -251,7 +251,8 @@ MUTATIONS = {
     "a continuation loses its first space": (
         "formats.decoding", "and not continues", "", ["formats/decoding"]),
     "a local folder with the name of a model is passed over": (
-        "formats.shipped", "    if Path(name).exists():\n        raise ValueError", "    if False:\n        raise ValueError",
+        "formats.shipped", "    if Path(name).exists():\n        raise ValueError",
+        "    if False:\n        raise ValueError",
         ["open_weights"]),
 
     # classification and instructions

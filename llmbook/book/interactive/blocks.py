@@ -71,7 +71,8 @@ def stages(block: TransformerBlock, x: Tensor) -> list[Stage]:
     ]
 
 
-def block_picture(transformer_block: TransformerBlock, x: Tensor, tokens: Sequence[str], start: int = -1) -> Interactive:
+def block_picture(transformer_block: TransformerBlock, x: Tensor, tokens: Sequence[str],
+                  start: int = -1) -> Interactive:
     """Follow one token through a block: each step with its shape, its numbers, their mean and standard deviation.
 
     Args:

@@ -140,6 +140,13 @@ def test_the_tool_says_what_is_missing(tmp_path, capsys):
         tool.main([str(notebook(tmp_path / "odd.ipynb", ('rungs["9-gram"] = 1', ["ladder"]))), "--table", str(table)])
 
 
+def test_the_stored_rungs_go_down_and_every_seed_agrees():
+    table = {name: values for name, values in ladder.ladder_table().items() if name != ladder.RIVAL}
+    assert list(table)[:4] == ["1-gram", "2-gram", "3-gram", "network"]
+    for above, below in zip(table, list(table)[1:]):
+        assert max(table[below]) < min(table[above]) - 0.05, (above, below)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("chapter", ("01_understanding_llms", "03_attention"))
 def test_a_chapters_cells_give_the_stored_rungs(chapter):
@@ -147,5 +154,5 @@ def test_a_chapters_cells_give_the_stored_rungs(chapter):
     if not tool.ladder_cells(path):
         pytest.skip(f"{chapter} has no cell tagged `ladder`")
     for name, value in tool.run_rungs(path, seed=0).items():
-        learned = name[1:] != "-gram"
-        assert value == pytest.approx(ladder.ladder_table()[name][0], abs=0.04 if learned else 1e-3), name
+        learned = name[1:] != "-gram"  # three seeds differ by 0.03, two rungs by 0.14
+        assert value == pytest.approx(ladder.ladder_table()[name][0], abs=0.08 if learned else 1e-3), name

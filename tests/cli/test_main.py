@@ -111,7 +111,6 @@ def test_as_a_program_it_ends_with_the_exit_code_and_bears_a_closed_pipe(chat_mo
     (["pretrain", "run.toml", "--max-steps", "x"], "argument --max-steps: 'x' must be a whole number (see llmbook pre"),
     (["frob"], "invalid choice: 'frob'"),
     (["generate"], "the following arguments are required: prompt"),
-    (["generate", "--model", "x", ""], "the prompt is empty"),
     (["finetune", "--data", "x"], "--out is missing: add it"),
     (["finetune", "--data", "x", "--out", "y", "--set", "model.d_model=3"], "--set model.d_model: no section [model]"),
     (["finetune", "--data", "x", "--out", "y", "--validation", "1.5"], "--validation is 1.5: a share must be above 0"),
@@ -127,7 +126,7 @@ def test_wrong_usage_is_named_in_one_line(place, call, arguments, message):
 
 @pytest.mark.parametrize("arguments, message", [
     (["pretrain", "run.toml", "--out", "o", "--set", "data.train=gone"], "--set data.train: [data] train: gone does "
-     "not exist: give a text file, a folder, or python-documentation or twenty-in-hand"),
+     "not exist: give a text file, a folder, or stories or python-documentation or twenty-in-hand"),
     (["pretrain", "run.toml", "--out", "o", "--set", "data.tokenizer=gpt5"], "no tokenizer named 'gpt5'"),
     (["tokenize", "run.toml", "t", "--tokenizer", "tokenizer.json"], "run.toml is not of a known kind"),
     (["tokenize", "gone", "t"], "gone does not exist"),

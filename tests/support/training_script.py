@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from llmbook import head_loss, training
+from llmbook import head_loss, model_files
 from llmbook.devices import whole_tensor
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.instructions import instruction_loader, response_loss
@@ -415,7 +415,7 @@ def all_of_a_team(out: str) -> None:
     folder, rank, counts, report = Path(out), int(os.environ["RANK"]), Counter(), {}
     _count_exchanges(counts)
     _count_calls(counts, module, "save_file", "parts")
-    _count_calls(counts, training, "write_weights", "models")
+    _count_calls(counts, model_files, "write_weights", "models")
     teams = {way: Team("cpu", way) for way in ("ddp", "fsdp")}
 
     def run(name: str, way: str, config: TrainingConfig, checkpoints: Checkpoints | None = None) -> None:

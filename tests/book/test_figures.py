@@ -5,12 +5,12 @@ import matplotlib
 matplotlib.use("agg")
 
 import pytest
-from matplotlib import pyplot as plt
 
 from llmbook.book import figures
 from llmbook.book.figures.model import IDS, MODEL_PARTS, PIECES
 from llmbook.book.ladder import RUNGS
 from tests.book.test_figures_tensors import APPENDIX_A
+from tests.support.style import style  # noqa: F401 (a fixture for every test here)
 
 TABLE = {"1-gram": [4.4], "2-gram": [3.4], "3-gram": [2.5], "network": [2.1, 2.2, 2.15], "blocks": [1.8, 1.85, 1.9]}
 BOARDS = [lambda part=part: figures.model_diagram(part) for part in MODEL_PARTS]
@@ -19,14 +19,6 @@ BOARDS += [lambda parts=parts: figures.model_diagram(parts)
 BOARDS += [lambda part=part: figures.transformer_2017(part) for part in (None, "encoder", "decoder", "attention")]
 BOARDS += [figures.bert_and_gpt]
 BOARDS += APPENDIX_A
-
-
-@pytest.fixture(autouse=True)
-def style():
-    with plt.rc_context():
-        figures.use_style()
-        yield
-    plt.close("all")
 
 
 def words(ax) -> str:

@@ -6,9 +6,9 @@ matplotlib.use("agg")
 
 import pytest
 import torch
-from matplotlib import pyplot as plt
 
 from llmbook.book import figures
+from tests.support.style import style  # noqa: F401 (a fixture for every test here)
 
 COLUMN, ROW = torch.tensor([[0.0], [10.0], [20.0]]), torch.tensor([1.0, 2.0, 3.0, 4.0])
 
@@ -28,14 +28,6 @@ def graph(leave_out: str = ""):
 
 
 APPENDIX_A = [figures.training_step, lambda: figures.broadcasting(COLUMN, ROW), graph, lambda: figures.number_bits(0.1)]
-
-
-@pytest.fixture(autouse=True)
-def style():
-    with plt.rc_context():
-        figures.use_style()
-        yield
-    plt.close("all")
 
 
 def said(ax) -> list[str]:

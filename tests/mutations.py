@@ -420,7 +420,7 @@ MUTATIONS = {
     "held-out kinds in the training stories": (
         "storyworld.corpus", 'has_held_out(story) == (split == "test")', "True", ["storyworld/stories"]),
     "stories of any length": (
-        "storyworld.world", "FEWEST_WORDS <= words <= MOST_WORDS", "words > 0", ["storyworld/stories"]),
+        "storyworld.world", "fewest <= words <= most", "words > 0", ["storyworld/stories"]),
     "nouns of one story share a word": (
         "storyworld.world", "if parts & self.nouns:", "if False:", ["storyworld/stories"]),
     "any answer is right": (

@@ -155,7 +155,7 @@ def card(page: Path) -> None:
     rows = [("model", f"{config['model']}, {sum(p.numel() for p in model.parameters()):,} parameters: d_model "
              f"{sizes['d_model']}, {sizes['n_heads']} heads, {sizes['n_layers']} layers, context "
              f"{sizes['context_length']}"),
-            ("tokenizer", f"byte-pair encoding of {tokenizer.n_vocab:,} tokens, learned from stories"),
+            ("tokenizer", f"byte-pair encoding of {tokenizer.n_vocab:,} tokens, learned from short stories"),
             ("training", f"{int(last['step']):,} steps of {recipe_of['training']['batch_size']} stories: "
              f"{int(last['tokens']) / 1e6:.1f} million tokens, {float(last['seconds']) / 60:.0f} minutes")]
     judged = home() / "judged.json"
@@ -219,8 +219,8 @@ def prepare(work: Path, count: int, tokenizer_file: Path) -> TokenFiles:
             fail(f"{folder} holds {found:,} stories, {count:,} are needed: remove it, or give another --work")
         return TokenFiles(folder)
     tokenizer = load_tokenizer(tokenizer_file)
-    print(f"telling {count:,} stories", flush=True)
-    written = write_token_files((story.text for story in stories(1, count, split="train")), folder, tokenizer,
+    print(f"telling {count:,} short stories", flush=True)
+    written = write_token_files((story.text for story in stories(1, count, split="train", short=True)), folder, tokenizer,
                                 processes=1, progress=False)
     save_tokenizer(tokenizer, folder / "tokenizer.json")
     return written
@@ -235,7 +235,7 @@ def recipe(base: Mapping[str, Any], size: tuple[int, int, int], tokens: Path, st
     if "n_kv_heads" in model:
         model["n_kv_heads"] = heads
     return {"model": model,
-            "data": {"train": str(tokens), "documents": True, "validation": "stories"},
+            "data": {"train": str(tokens), "documents": True, "validation": "short-stories"},
             "training": {**base["training"], "max_steps": steps, "warmup_steps": max(1, min(200, steps // 10)),
                          "eval_every": max(1, steps // 10)},
             "checkpoints": {"every_minutes": 2.0, "keep": 1}}

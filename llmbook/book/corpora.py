@@ -35,26 +35,28 @@ _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib
 HELD_OUT_SEED = 2  # that of the loss ladder, too
 
 
-def story_documents(n: int, seed: int = 1, split: Literal["train", "test"] | None = "train") -> list[str]:
+def story_documents(n: int, seed: int = 1, split: Literal["train", "test"] | None = "train", short: bool = False
+                    ) -> list[str]:
     """The texts of the first `n` stories of `llmbook.storyworld`: each is one document.
 
     split: "train" has no combination of name, thing and plot that is held out; each story of "test" has one; None: all.
-    A training story takes about 0.4 ms the first time, a held-out one 5 ms; then they are kept. Errors as `stories`.
+    short: its short stories, which the loss ladder and the storyteller learn from. A training story takes about 0.4 ms the first time, a held-out one 5 ms; then they are kept. Errors as `stories`.
     """
     if n < 0:
         raise ValueError(f"n is {n}: ask for 0 stories or more")
-    texts, more = _told.setdefault((seed, split), ([], stories(seed, sys.maxsize, split=split)))
+    texts, more = _told.setdefault((seed, split, short),
+                                     ([], stories(seed, sys.maxsize, split=split, short=short)))
     texts += [story.text for story in islice(more, max(0, n - len(texts)))]
     return texts[:n]
 
 
-_told: dict[tuple[int, str | None], tuple[list[str], Iterator[Story]]] = {}  # the first texts, and those after them
+_told: dict[tuple[int, str | None, bool], tuple[list[str], Iterator[Story]]] = {}  # the first texts, the others
 
 
-def held_out_stories(n: int = 200) -> list[str]:
+def held_out_stories(n: int = 200, short: bool = False) -> list[str]:
     """The first `n` stories of the test split that no setting was chosen with: each has a name, a thing and a plot that
-    meet in no training story. Every held-out loss on stories that the book gives is of the first 200."""
-    return story_documents(n, HELD_OUT_SEED, "test")
+    meet in no training story. Every held-out loss on stories that the book gives is of the first 200 short ones."""
+    return story_documents(n, HELD_OUT_SEED, "test", short)
 
 
 def storyteller_table() -> pd.DataFrame:

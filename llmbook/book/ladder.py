@@ -1,6 +1,6 @@
 """The common setting of the loss ladder: one text, one split, one number that falls from chapter to chapter.
 
-The text is stories of `llmbook.storyworld`. What is predicted is each token of a story and its end, given what the
+The text is short stories of `llmbook.storyworld`. What is predicted is each token of a story and its end, given what the
 story says before; what is reported is bits per byte, so that models with different tokens can be compared. The ladder's
 own tokens are bytes, which need no tokenizer to be trained first. With longer tokens, counting is too good to be passed
 in seconds by anything that learns: the phrases of the stories return.
@@ -58,8 +58,8 @@ def _texts() -> tuple[list[str], list[str], list[str]]:
 
 
 def story_texts(seed: int, n: int, split: str) -> list[str]:
-    """The texts of `n` stories of a seed and a split, "train" or "test"."""
-    return [story.text for story in stories(seed, n, split=split)]
+    """The texts of `n` short stories of a seed and a split, "train" or "test"."""
+    return [story.text for story in stories(seed, n, split=split, short=True)]
 
 
 def ladder_data() -> LadderData:

@@ -100,8 +100,8 @@ def tell_stories(model: nn.Module, tokenizer: Any, n: int, temperature: float = 
 
 
 def story_loss(model: nn.Module, tokenizer: Any, n: int = 200) -> tuple[float, float]:
-    """Nats a token and bits a byte that a model needs for the first `n` held-out stories, their ends included."""
-    texts = held_out_stories(n)
+    """Nats a token and bits a byte that a model needs for the first `n` held-out short stories, their ends included."""
+    texts = held_out_stories(n, short=True)
     documents = [tokenizer.encode_ordinary(text) for text in texts]
     rows = make_document_loader(documents, model.config.context_length, 20, tokenizer.eot_token, shuffle=False,
                                 drop_last=False)
@@ -125,13 +125,13 @@ def first_half(story: Story) -> str:
 
 def asked_endings(model: nn.Module, tokenizer: Any, n: int, temperature: float = 0.8, seed: int = 0
                   ) -> dict[str, Share]:
-    """Give a model the first halves of `n` held-out stories and look at how it ends them.
+    """Give a model the first halves of `n` held-out short stories and look at how it ends them.
 
     Returns "asked": the last sentence is of the kind with which the held-out story ends, for which its first half asks,
     and nothing is wrong with it; "any": it is of any kind that ends stories, and nothing is wrong with it. A first half
     may leave several endings open, so "asked" need not reach 100 %.
     """
-    originals = list(stories(HELD_OUT_SEED, n, split="test"))
+    originals = list(stories(HELD_OUT_SEED, n, split="test", short=True))
     reports = list(map(check, tell_stories(model, tokenizer, n, temperature, seed, list(map(first_half, originals)))))
     fits = [_ends_well(report) for report in reports]
     asked = [fit and report.ending == story.ending for fit, report, story in zip(fits, reports, originals)]

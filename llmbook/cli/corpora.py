@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-__all__ = ["BUILT_IN", "HELD_OUT_STORIES", "STORIES", "Stories", "find_source"]
+__all__ = ["BUILT_IN", "HELD_OUT_STORIES", "STORIES", "STORY_NAMES", "Stories", "find_source"]
 
-BUILT_IN = ("stories", "python-documentation", "twenty-in-hand")
+STORY_NAMES = ("stories", "short-stories")
+BUILT_IN = (*STORY_NAMES, "python-documentation", "twenty-in-hand")
 STORIES, HELD_OUT_STORIES = 20_000, 400  # where no number is given
 
 
 @dataclass(frozen=True)
 class Stories:
     """The first `n` stories of `llmbook.storyworld` on one side of the split, made anew each time they are read: the
-    first ones of more stories are the same. `len()` is their number."""
+    first ones of more stories are the same. `len()` is their number. `short` asks for its short stories."""
 
     n: int = STORIES
     split: str = "train"
     seed: int = 1
+    short: bool = False
 
     def __len__(self) -> int:
         return self.n
@@ -28,7 +30,7 @@ class Stories:
     def __iter__(self) -> Iterator[str]:
         from ..storyworld import stories
 
-        return (story.text for story in stories(self.seed, self.n, split=self.split))
+        return (story.text for story in stories(self.seed, self.n, split=self.split, short=self.short))
 
     def first(self, n: int) -> list[str]:
         """The first `n` of them, or all."""
@@ -38,7 +40,7 @@ class Stories:
 def find_source(name: str, place: str, stories: Stories | None = None) -> list[str] | Stories | Path:
     """Documents, or the path of a text file, a folder, or token files.
 
-    place: where the name stands, for a message. stories: which ones "stories" means. Raises ValueError if nothing is
+    place: where the name stands, for a message. stories: how many, and of which split, a name of stories means. Raises ValueError if nothing is
     there, or the name could mean two things.
     """
     from ..book import corpora
@@ -47,8 +49,8 @@ def find_source(name: str, place: str, stories: Stories | None = None) -> list[s
     if name in BUILT_IN and path.exists():
         raise ValueError(f"{place}: {name} is a folder or file here and the name of a text of the book: give ./{name} "
                          "for the first, or run this in another folder for the second")
-    if name == "stories":
-        return stories or Stories()
+    if name in STORY_NAMES:
+        return replace(stories or Stories(), short=name == "short-stories")
     if name == "python-documentation":
         return corpora.python_documentation()
     if name == "twenty-in-hand":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import is_first, replace_file
-from .corpora import HELD_OUT_STORIES, STORIES, Stories, find_source
+from .corpora import HELD_OUT_STORIES, STORIES, STORY_NAMES, Stories, find_source
 from .errors import UsageError, naming
 from .settings import Settings
 from .terminal import say, shows_progress
@@ -189,9 +189,9 @@ class Data:
         self.reader = TextReader(settings.get("data", "text_column"), settings.get("data", "separator"))
         self.validation, self.documents = settings.get("data", "validation"), settings.get("data", "documents")
         stories = settings.get("data", "stories")
-        if stories is not None and all(part["path"] != "stories" for part in parts):
+        if stories is not None and all(part["path"] not in STORY_NAMES for part in parts):
             raise UsageError(f"{settings.place('data', 'stories')} is {stories:,}, but train does not name them: write "
-                             'train = "stories", or leave it out')
+                             'train = "stories" or "short-stories", or leave it out')
         if self.documents and self.shares:
             raise UsageError(f"{place} has shares, and documents = true trains on every document once a pass: leave "
                              "out one of the two")

@@ -17,11 +17,11 @@ n_layers = 4
 dropout = 0.0
 
 [data]
-train = "python-documentation"      # or "stories", short ones without end; "twenty-in-hand", the book's story; a text
-                                    # file; a folder of them; JSON Lines; or what `llmbook tokenize` wrote. Several,
-                                    # with their shares of the batches:
+train = "python-documentation"      # or "stories", without end, or "short-stories"; "twenty-in-hand", the book's story;
+                                    # a text file; a folder of them; JSON Lines; or what `llmbook tokenize` wrote.
+                                    # Several, with their shares of the batches:
                                     # [{path = "stories", share = 0.7}, {path = "code.jsonl", share = 0.3}]
-# stories = 20000                   # how many of them, about 265 tokens each; only with train = "stories"
+# stories = 20000                   # how many of them, about 265 tokens each, short ones 190; only with such a name
 # documents = true                  # each row begins where a document begins, and rows of similar length are together;
                                     # false: windows, cut anywhere
 validation = 0.05                   # this share is held out; or the path of other text; or "stories": some of a kind

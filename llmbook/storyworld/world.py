@@ -10,7 +10,10 @@ from .rules import State
 from .words import Agent, Countable, Entity, Place, Thing, Word, lexicon
 
 Item = TypeVar("Item")
-FEWEST_WORDS, MOST_WORDS = 100, 250
+WORDS = (100, 250)  # of a story, the fewest and the most
+SHORT_WORDS = (60, 170)
+FEW_PHRASINGS = 3  # of each kind in a short story, but for openings and for what happens in most stories:
+COMMON_KINDS = {"come_to", "come_upon", "feel_glad", "feel_sad", "go", "go_together", "meet"}
 _PRONOUN_SHARE = 0.72
 
 
@@ -66,12 +69,13 @@ class Story:
 class World:
     """A small world with its people, things and places, in which one story happens.
 
-    `seed` decides everything: the same seed gives the same story on every machine. `strict` checks before each event
+    `seed` decides everything: the same seed gives the same story on every machine. `short` leaves out what a plot can do
+    without, and says each kind of event in one of its first few phrasings that suit. `strict` checks before each event
     that the world allows it (the tests do; it costs time).
     """
 
-    def __init__(self, seed: int | str, *, strict: bool = False):
-        self.seed, self.strict = seed, strict
+    def __init__(self, seed: int | str, *, short: bool = False, strict: bool = False):
+        self.seed, self.short, self.strict = seed, short, strict
         self.rng = random.Random(seed)
         self.random = self.rng.random
         self.words = lexicon()
@@ -115,7 +119,7 @@ class World:
 
     def room(self, characters: int = 0) -> bool:
         """Whether the story is still shorter than it is meant to be by so many characters (a sentence has about 60)."""
-        return self.length + characters < self.target
+        return not self.short and self.length + characters < self.target
 
     def crowded(self) -> bool:
         """Whether the paragraph that is being told has a side scene (a kind `aside_…`) already."""
@@ -317,7 +321,8 @@ class World:
     def _choose(self, kind: Kind, roles: dict, alike: bool, linked: bool, chance: float) -> Phrasing:
         """One of the phrasings that suit, each as likely as the others; none twice in a story while there are more."""
         phrasings, used = kind.phrasings, self._used.setdefault(kind.name, [])
-        share = chance * len(phrasings)
+        few = self.short and kind.name not in COMMON_KINDS and not kind.name.startswith("open_")
+        share = chance * (FEW_PHRASINGS if few else len(phrasings))
         number = int(share)
         if number in used or not self._suits(phrasings[number], roles, alike, linked):
             fit = [place for place, phrasing in enumerate(phrasings) if self._suits(phrasing, roles, alike, linked)]
@@ -325,6 +330,7 @@ class World:
                 if linked:
                     return self._choose(kind, roles, alike, False, chance)
                 raise ValueError(f"{kind.source}: {kind.name} has no phrasing for {roles}")
+            fit = fit[:FEW_PHRASINGS] if few else fit
             fresh = [place for place in fit if place not in used] or fit
             number = fresh[int(share % 1 * len(fresh))]
         used.append(number)
@@ -388,7 +394,8 @@ class World:
     def fits(self) -> bool:
         """Whether the story has the right length and an ending."""
         words = sum(text.count(" ") + 1 for text, _ in self.told)
-        return bool(self.ending) and FEWEST_WORDS <= words <= MOST_WORDS
+        fewest, most = SHORT_WORDS if self.short else WORDS
+        return bool(self.ending) and fewest <= words <= most
 
     @property
     def hero(self) -> Agent:

@@ -5,17 +5,18 @@ import os
 import pickle
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
-from llmbook.storyworld import World, stories
-from llmbook.storyworld.corpus import HELD_OUT_ONE_IN, has_held_out, held_out, one_story
+from llmbook.storyworld import World, check, stories
+from llmbook.storyworld.corpus import HELD_OUT_ONE_IN, SHORT_PLOTS, has_held_out, held_out, one_story
 from llmbook.storyworld.grammar import all_kinds
 from llmbook.storyworld.plots import all_plots
 from llmbook.storyworld.scenes import aside, hero, opening
 from llmbook.storyworld.variety import measure, read_collection
 from llmbook.storyworld.words import lexicon
-from llmbook.storyworld.world import FEWEST_WORDS, MOST_WORDS
+from llmbook.storyworld.world import FEW_PHRASINGS, SHORT_WORDS, WORDS
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def many():
 
 def test_stories_have_100_to_250_words_and_an_ending(many):
     for story in many:
-        assert FEWEST_WORDS <= len(story.text.split()) <= MOST_WORDS
+        assert WORDS[0] <= len(story.text.split()) <= WORDS[1]
         assert story.ending == story.facts[-1].kind
         assert story.ending.startswith("end_")
 
@@ -149,6 +150,48 @@ def test_training_has_no_held_out_kind_and_test_stories_each_have_one():
         assert not has_held_out(story)
     for story in stories(21, 12, split="test"):
         assert any(held_out(name, thing, story.plots[0]) for name in story.cast for thing in story.things)
+
+
+# --- short stories --------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def short():
+    return list(stories(11, 600, short=True))
+
+
+def test_short_stories_are_short_and_of_their_plots_only(short):
+    assert {story.plots[0] for story in short} == set(SHORT_PLOTS)
+    assert all(SHORT_WORDS[0] <= len(story.text.split()) <= SHORT_WORDS[1] for story in short)
+    assert not any(event.kind.startswith("aside_") for story in short for event in story.facts)
+
+
+def test_a_kind_of_event_is_told_in_few_ways_in_short_stories(short):
+    """The first phrasings that suit: with conditions and links that is a few more than three over many stories."""
+    assert all(check(story.text, story.facts).consistent for story in short[:200])
+    ways = {}
+    for story in short:
+        for event in story.facts:
+            words = story.sentences[event.sentence]
+            for key in sorted((str(key) for key in event.roles.values()), key=len, reverse=True):
+                words = words.replace(key, "_")
+            ways.setdefault(event.kind, set()).add(words.split()[0] + words.split()[-1])
+    told_often = sum(event.kind == "end_paid" for story in short for event in story.facts)
+    assert told_often > 20
+    assert len(ways["end_paid"]) <= 2 * FEW_PHRASINGS < len(ways["meet"])
+
+
+def test_short_stories_have_splits_and_refuse_other_plots():
+    assert not any(has_held_out(story) for story in stories(21, 60, split="train", short=True))
+    assert all(has_held_out(story) for story in stories(21, 6, split="test", short=True))
+    with pytest.raises(ValueError, match="plot 'w_egg' is not one of borrow_break_mend, debt"):
+        next(stories(1, 1, plot="w_egg", short=True))
+
+
+def test_no_opening_and_no_name_is_in_too_many_short_stories(short):
+    openings = Counter(" ".join(story.text.split()[:3]) for story in short)
+    assert max(openings.values()) <= 0.04 * len(short)  # 600 stories: 3 % and what chance adds
+    heroes = Counter(story.hero for story in short)
+    assert max(heroes.values()) <= 0.04 * len(short)
 
 
 def test_unknown_split_and_plot_are_named():

@@ -220,8 +220,8 @@ def prepare(work: Path, count: int, tokenizer_file: Path) -> TokenFiles:
         return TokenFiles(folder)
     tokenizer = load_tokenizer(tokenizer_file)
     print(f"telling {count:,} short stories", flush=True)
-    written = write_token_files((story.text for story in stories(1, count, split="train", short=True)), folder, tokenizer,
-                                processes=1, progress=False)
+    told = (story.text for story in stories(1, count, split="train", short=True))
+    written = write_token_files(told, folder, tokenizer, processes=1, progress=False)
     save_tokenizer(tokenizer, folder / "tokenizer.json")
     return written
 

@@ -40,12 +40,13 @@ def story_documents(n: int, seed: int = 1, split: Literal["train", "test"] | Non
     """The texts of the first `n` stories of `llmbook.storyworld`: each is one document.
 
     split: "train" has no combination of name, thing and plot that is held out; each story of "test" has one; None: all.
-    short: its short stories, which the loss ladder and the storyteller learn from. A training story takes about 0.4 ms the first time, a held-out one 5 ms; then they are kept. Errors as `stories`.
+    short: its short stories, which the loss ladder and the storyteller learn from. A training story takes about 0.5 ms
+    the first time, a held-out one 5 ms; then they are kept. Errors as `stories`.
     """
     if n < 0:
         raise ValueError(f"n is {n}: ask for 0 stories or more")
     texts, more = _told.setdefault((seed, split, short),
-                                     ([], stories(seed, sys.maxsize, split=split, short=short)))
+                                    ([], stories(seed, sys.maxsize, split=split, short=short)))
     texts += [story.text for story in islice(more, max(0, n - len(texts)))]
     return texts[:n]
 

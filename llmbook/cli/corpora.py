@@ -40,8 +40,8 @@ class Stories:
 def find_source(name: str, place: str, stories: Stories | None = None) -> list[str] | Stories | Path:
     """Documents, or the path of a text file, a folder, or token files.
 
-    place: where the name stands, for a message. stories: how many, and of which split, a name of stories means. Raises ValueError if nothing is
-    there, or the name could mean two things.
+    place: where the name stands, for a message. stories: how many, and of which split, a name of stories means.
+    Raises ValueError if nothing is there, or the name could mean two things.
     """
     from ..book import corpora
 

@@ -69,9 +69,9 @@ class Story:
 class World:
     """A small world with its people, things and places, in which one story happens.
 
-    `seed` decides everything: the same seed gives the same story on every machine. `short` leaves out what a plot can do
-    without, and says each kind of event in one of its first few phrasings that suit. `strict` checks before each event
-    that the world allows it (the tests do; it costs time).
+    `seed` decides everything: the same seed gives the same story on every machine. `short` leaves out what a plot can
+    do without, and says each kind of event in one of its first few phrasings that suit. `strict` checks before each
+    event that the world allows it (the tests do; it costs time).
     """
 
     def __init__(self, seed: int | str, *, short: bool = False, strict: bool = False):

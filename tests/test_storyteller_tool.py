@@ -24,10 +24,10 @@ n_layers = 1
 dropout = 0.0
 
 [data]
-train = "stories"
+train = "short-stories"
 stories = 20
 documents = true
-validation = "stories"
+validation = "short-stories"
 tokenizer = 400
 
 [training]
@@ -190,7 +190,7 @@ def test_the_table_has_a_row_for_each_size_and_budget_and_goes_on(finished, home
         storyteller.table(work, home / "table.json", sizes, (4e3, 8e3), 3, finished / "run")
     assert len(json.loads((work / "cells.json").read_text())) == 2
     rows = storyteller.table(work, home / "table.json", sizes, (4e3, 8e3), 3, finished / "run")
-    assert trained == ["8x1-2", "16x1-2", "8x1-4", "8x1-4"]
+    assert trained == ["8x1-3", "16x1-3", "8x1-5", "8x1-5"]
     assert len(rows) == 4 and [row["d_model"] for row in rows] == [8, 8, 16, 16]  # the run is the largest cell
     frame = corpora.storyteller_table()
     assert list(frame["consistent"]) == [1.0] * 4 and list(frame["ending_n"]) == [3] * 4

@@ -41,8 +41,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "llmbook" / "book" / TABLE_NAME
 FEATURES = ROOT / "build" / "lora"
 BLOCKS, EPOCHS, SEEDS = 2, 3, (0, 1, 2)
-RATES = {"last block": (3e-4, 1e-3, 3e-3), "two blocks": (3e-4, 1e-3, 3e-3), "rank 8": (1e-3, 3e-3, 1e-2)}
-METHODS = ("rank 8", "two blocks", "last block", "head", "rank 1", "rank 64", "rank 4", "rank 16", "rank 2", "rank 32")
+RATES = {"rank 8": (1e-3, 3e-3), "two blocks": (3e-4, 1e-3), "last block": (3e-4, 1e-3)}
+METHODS = (("rank 8", "two blocks", "last block", "head", "rank 1", "rank 64"),  # for all seeds first
+           ("rank 4", "rank 16", "rank 2", "rank 32"))
 
 
 class Study:
@@ -126,11 +127,12 @@ class Study:
                     row = self.run(method, 0, rate, "validation")
                     self.keep("choice", {"method": method, "learning_rate": rate, "val_loss": row["loss"],
                                          "n": row["n"]})
-        for seed in SEEDS:
-            done = {row["method"] for row in self.table["runs"] if row["seed"] == seed}
-            for method in METHODS:
-                if method not in done:
-                    self.keep("runs", self.run(method, seed, self.rate(method), "test"))
+        done = {(row["method"], row["seed"]) for row in self.table["runs"]}
+        for methods in METHODS:
+            for seed in SEEDS:
+                for method in methods:
+                    if (method, seed) not in done:
+                        self.keep("runs", self.run(method, seed, self.rate(method), "test"))
 
 
 def main() -> None:

@@ -101,7 +101,8 @@ def test_theirs_saved_by_us_and_loaded_by_peft_computes_the_same(tmp_path):
     ours = load_adapter(_load(tmp_path / "base"), tmp_path / "adapter")
     save_adapter(ours, tmp_path / "again", base="somewhere")
     assert gap(ours, peft_model(tmp_path / "base", tmp_path / "again")) < 1e-5
-    assert json.loads((tmp_path / "again" / "adapter_config.json").read_text())["base_model_name_or_path"] == "somewhere"
+    settings = json.loads((tmp_path / "again" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "somewhere"
 
 
 def test_ours_comes_back_to_the_last_bit_with_what_was_trained_whole(tmp_path):

@@ -1,10 +1,9 @@
 """llmbook.book.adapters: what memory a step needs, counted by hand for a small model, and the stored study."""
 
-import pytest
 import torch
 from torch import nn
 
-from llmbook.book.adapters import count_weights, lora_study, train_adapter, training_memory
+from llmbook.book.adapters import count_weights, train_adapter, training_memory
 from llmbook.classification import PreparedTexts, TextClassifier
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.lora import add_lora, to_four_bits
@@ -51,14 +50,3 @@ def test_an_adapter_learns_to_classify():
     steps = train_adapter(model, texts, 15, 1e-2, progress=False, device="cpu").steps
     assert steps[-1]["loss"] < 0.3 < 0.6 < steps[0]["loss"]
     assert torch.equal(model.model.blocks[0].attention.qkv.base.weight, frozen)
-
-
-def test_the_stored_study_is_whole():
-    study = lora_study()
-    assert set(study.columns) >= {"method", "seed", "learning_rate", "trained", "seconds", "n", "right", "loss"}
-    assert not study.duplicated(["method", "seed"]).any()
-    assert (study["right"] <= study["n"]).all() and (study["n"] == 198).all()
-    ranks = {int(name.split()[1]): count for name, count in study.groupby("method")["trained"].first().items()
-             if name.startswith("rank")}
-    each = (ranks[8] - 1154) / 8  # numbers of one rank in all adapted layers
-    assert all(count == pytest.approx(1154 + rank * each) for rank, count in ranks.items())

@@ -62,6 +62,7 @@ def moved(model, before) -> float:
     return float((model(IDS) - before(IDS)).abs().max() / before(IDS).std())
 
 
+@pytest.mark.slow  # PEFT takes seconds to import
 @pytest.mark.parametrize("family", ["Llama", "GPT2", "Qwen2"])
 @pytest.mark.parametrize("targets, blocks", [(None, None), (("qkv",), [1]), (("out", "contract"), None)])
 def test_peft_loads_ours(tmp_path, family, targets, blocks):
@@ -79,6 +80,7 @@ def _load(folder):
     return open_pretrained(folder).build(torch.float32).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family, targets", [
     ("Llama", ["q_proj", "v_proj"]), ("Llama", "all-linear"), ("Llama", ["o_proj", "up_proj"]),
     ("GPT2", ["c_attn"]), ("Qwen2", ["k_proj", "down_proj"])])
@@ -94,6 +96,7 @@ def test_we_load_theirs(tmp_path, family, targets, more):
     assert gap(ours, theirs) < 1e-5
 
 
+@pytest.mark.slow
 def test_theirs_saved_by_us_and_loaded_by_peft_computes_the_same(tmp_path):
     saved_reference(tmp_path / "base")
     theirs = peft_model(tmp_path / "base", r=4, lora_alpha=6, target_modules=["q_proj", "v_proj", "o_proj"])

@@ -32,7 +32,7 @@ def next_token_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor
 
     Both are ids, (batch, tokens). Targets of -100 do not count; where none does, the loss is 0.
     """
-    if chunks_pay(model, targets):  # the same, without all logits at once
+    if chunks_pay(model, targets):  # a large batch: the same in chunks
         return chunked_loss(model, inputs, targets)
     logits = model(inputs)  # (batch, tokens, vocab_size)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100,

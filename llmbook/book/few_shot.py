@@ -13,20 +13,19 @@ from matplotlib.axes import Axes
 from torch import nn
 from tqdm.auto import tqdm
 
-from llmbook.book.figures import BLUE, GREY, ORANGE
+from llmbook.book.figures import BLUE, GREEN, GREY, ORANGE
 from llmbook.formats.tokenizers import Tokenizer
 from llmbook.generation import generate
 
 __all__ = ["TASKS", "Task", "answer_words", "ask", "draw_shares", "questions", "share_interval",
            "sign_test_of_pairs"]
 
-Messages = list[dict[str, str]]
-
-
 class Task(NamedTuple):
-    """An instruction, and pairs of a question and its one right answer. The first five pairs are kept as examples."""
+    """An instruction, names for a question and its answer, and pairs of both; the first five are kept as examples."""
 
     instruction: str
+    asked: str
+    wanted: str
     pairs: str  # "question answer|question answer|..."
 
     def split(self) -> tuple[list[list[str]], list[list[str]]]:
@@ -37,25 +36,25 @@ class Task(NamedTuple):
 
 TASKS = {
     "plural": Task(
-        "What is the plural of the word? Answer with one word.",
+        "Give the plural of the word.", "Word", "Plural",
         "child children|mouse mice|leaf leaves|city cities|box boxes|foot feet|man men|knife knives|baby babies|"
         "tooth teeth|goose geese|wife wives|bus buses|party parties|wolf wolves|dish dishes|woman women|half halves|"
         "story stories|tomato tomatoes|shelf shelves|church churches|ox oxen|fly flies|glass glasses"),
     "past tense": Task(
-        "What is the past tense of the verb? Answer with one word.",
+        "Give the past tense of the verb.", "Verb", "Past",
         "walk walked|go went|see saw|take took|play played|run ran|eat ate|write wrote|sing sang|buy bought|"
         "think thought|stop stopped|fall fell|keep kept|speak spoke|know knew|drink drank|try tried|leave left|"
         "make made|come came|break broke|fly flew|hope hoped|swim swam"),
     "into French": Task(
-        "What is the French word for the English word? Answer with one word.",
+        "Translate the English word into French.", "English", "French",
         "dog chien|cat chat|house maison|water eau|bread pain|book livre|tree arbre|night nuit|day jour|red rouge|"
         "white blanc|milk lait|king roi|sun soleil|moon lune|hand main|head tête|door porte|winter hiver|friend ami|"
         "school école|cheese fromage|horse cheval|flower fleur|green vert"),
 }
 
 
-def questions(task: str, n_examples: int) -> list[tuple[Messages, str]]:
-    """The twenty questions of a task, each as a conversation with `n_examples` solved ones before it, and its answer.
+def questions(task: str, n_examples: int) -> list[tuple[str, str]]:
+    """The twenty questions of a task, each a text with `n_examples` solved ones before it, and its right answer.
 
     Raises ValueError for a task that is not in `TASKS`, or more than five examples.
     """
@@ -63,16 +62,10 @@ def questions(task: str, n_examples: int) -> list[tuple[Messages, str]]:
         raise ValueError(f"no task {task!r}: choose one of {', '.join(TASKS)}")
     if not 0 <= n_examples <= 5:
         raise ValueError(f"n_examples is {n_examples}: the tasks have 0 to 5")
-    instruction = TASKS[task].instruction
-    examples, asked = TASKS[task].split()
-    turns = []
-    for word, answer in examples[:n_examples]:
-        turns += [_turn("user", f"{instruction}\n\n{word}"), _turn("assistant", answer)]
-    return [([*turns, _turn("user", f"{instruction}\n\n{word}")], answer) for word, answer in asked]
-
-
-def _turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
+    instruction, asked, wanted, _ = TASKS[task]
+    examples, unsolved = TASKS[task].split()
+    shown = "".join(f"{asked}: {word}\n{wanted}: {answer}\n\n" for word, answer in examples[:n_examples])
+    return [(f"{instruction}\n\n{shown}{asked}: {word}\n{wanted}:", answer) for word, answer in unsolved]
 
 
 def answer_words(text: str) -> list[str]:
@@ -126,24 +119,23 @@ def sign_test_of_pairs(before: Sequence[bool], after: Sequence[bool]) -> float:
     return min(1.0, 2 * tail)
 
 
-def draw_shares(right: Mapping[tuple[str, int], Sequence[bool]]) -> Axes:
-    """Draw the share of right answers for each task and number of examples, with its 95 % interval.
+def draw_shares(right: Mapping[tuple[str, str], Sequence[bool]]) -> Axes:
+    """Draw the share of right answers for each task and way of asking, with its 95 % interval.
 
     Args:
-        right: (task, number of examples) -> whether each answer is right. At most three numbers of examples.
+        right: (task, way of asking) -> whether each answer is right. At most four ways of asking.
     """
-    tasks, numbers = (list(dict.fromkeys(key[part] for key in right)) for part in (0, 1))
+    tasks, ways = (list(dict.fromkeys(key[part] for key in right)) for part in (0, 1))
     counts = sorted({len(answers) for answers in right.values()})
-    _, ax = plt.subplots(figsize=(5.4, 3.4))
-    for column, (number, colour) in enumerate(zip(numbers, (GREY, ORANGE, BLUE), strict=False)):
+    _, ax = plt.subplots(figsize=(5.4, 3.6))
+    for column, (way, colour) in enumerate(zip(ways, (GREEN, GREY, ORANGE, BLUE), strict=False)):
         for row, task in enumerate(tasks):
-            answers = right[task, number]
+            answers = right[task, way]
             low, high = share_interval(sum(answers), len(answers))
-            x = row + 0.27 * (column - (len(numbers) - 1) / 2)
-            ax.bar(x, 100 * sum(answers) / len(answers), 0.25, color=colour,
-                   label=None if row else f"{number} example" + "s" * (number != 1))
+            x = row + 0.21 * (column - (len(ways) - 1) / 2)
+            ax.bar(x, 100 * sum(answers) / len(answers), 0.19, color=colour, label=None if row else way)
             ax.plot([x, x], [100 * low, 100 * high], color="black", linewidth=1)
     ax.set(title=f"Right answers of {' or '.join(map(str, counts))}, with 95 % intervals", ylabel="right (%)",
-           xticks=range(len(tasks)), xticklabels=tasks, ylim=(0, 118))
-    ax.legend(loc="upper center", ncols=3, fontsize=8)
+           xticks=range(len(tasks)), xticklabels=tasks, ylim=(0, 135))
+    ax.legend(loc="upper center", ncols=2, fontsize=8)
     return ax

@@ -26,12 +26,13 @@ def test_a_task_has_twenty_questions_and_five_other_words_as_examples(task):
     assert all(answer_words(answer) == [answer] for _, answer in examples + asked)
 
 
-def test_examples_are_turns_before_the_question():
-    messages, answer = questions("plural", 2)[0]
-    assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant", "user"]
-    assert messages[0]["content"].endswith("\n\nchild") and messages[1]["content"] == "children"
-    assert messages[-1]["content"] == f"{TASKS['plural'].instruction}\n\nfoot" and answer == "feet"
-    assert len(questions("plural", 0)[0][0]) == 1
+def test_examples_stand_before_the_question_in_its_form():
+    text, answer = questions("plural", 2)[0]
+    assert text == ("Give the plural of the word.\n\nWord: child\nPlural: children\n\nWord: mouse\nPlural: mice\n\n"
+                    "Word: foot\nPlural:")
+    assert answer == "feet"
+    assert questions("into French", 0)[1] == (
+        "Translate the English word into French.\n\nEnglish: tree\nFrench:", "arbre")
 
 
 @pytest.mark.parametrize(("task", "n_examples", "message"), [
@@ -91,9 +92,10 @@ def test_the_sign_test_needs_the_same_cases():
 
 
 def test_the_bars_are_shares_with_their_intervals():
-    right = {("a", 0): [True, False], ("a", 5): [True, True], ("b", 0): [False, False], ("b", 5): [True, False]}
+    right = {("a", "none"): [True, False], ("a", "five"): [True, True], ("b", "none"): [False, False],
+             ("b", "five"): [True, False]}
     ax = draw_shares(right)
     assert ax.get_title(loc="left") + ax.get_title() == "Right answers of 2, with 95 % intervals"
     assert [bar.get_height() for bar in ax.patches] == [50, 0, 100, 50]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0 examples", "5 examples"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["none", "five"]
     assert list(ax.lines[1].get_ydata()) == pytest.approx([100 * end for end in share_interval(0, 2)])

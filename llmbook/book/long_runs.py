@@ -129,10 +129,11 @@ def draw_step_times(parameters: Sequence[float], seconds: Sequence[float], wante
     parameters, seconds = np.asarray(parameters, dtype=float), np.asarray(seconds, dtype=float)
     line = np.geomspace(parameters.min(), wanted, 20)
     axes.loglog(parameters, seconds, "o", color=BLUE, label="measured")
-    axes.loglog(line, seconds[-1] / parameters[-1] * line, color=GREY, linestyle="--", label="slope 1, through the last")
+    axes.loglog(line, seconds[-1] / parameters[-1] * line, color=GREY, linestyle="--", label="slope 1, from the last")
     axes.loglog(wanted, seconds[-1] / parameters[-1] * wanted, "s", color=ORANGE,
                 label=f"{wanted / 1e6:.0f}M, from the line only")
-    axes.set(title="Small models lie above the line", xlabel="parameters", ylabel=f"seconds per step of {tokens} tokens")
+    axes.set(title="Small models lie above the line", xlabel="parameters",
+             ylabel=f"seconds per step of {tokens} tokens")
     axes.legend(fontsize=9)
     return axes
 

@@ -662,7 +662,7 @@ WRONG = [
     ("exercise_2", lambda *given: starts()(*given)[0], "array of 4 starts"),
     ("exercise_2", lambda *given: starts()(*given)[:3], "one start for each row"),
     ("exercise_2", starts_after_shuffling, "changed the tokens"),
-    ("exercise_4", BrokenRows, r"stopped after 2 batches and gone on, it reads the rows \[.*saves the generator's state after"),
+    ("exercise_4", BrokenRows, r"after 2 batches and gone on, it reads the rows \[.*saves the generator's state after"),
     ("exercise_4", RowsFromTheirBeginning, "`taken` is not put back"),
     ("exercise_4", RowsOfOneOrder, "and the next is not"),
     ("exercise_4", RowsWithoutOne, "One batch is left out"),

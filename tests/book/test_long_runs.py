@@ -111,7 +111,8 @@ def test_the_pictures_can_be_read_on_a_telephone():
     series = pd.Series([3.0, 2.0], [15, 30])
     drawn = [book.draw_held({"whole": [series]}, "t"), book.draw_forgetting({"place": [0.1]}),
              book.draw_lives([[1, 2], [2, 3]], [True, False]), book.draw_memory({"small": 1e9}, [8], 80),
-             book.draw_step_times([1e4, 1e6], [0.01, 0.2], 1e8, 512), book.draw_curves({"small": [table([3.0], 1.0)]})[0]]
+             book.draw_step_times([1e4, 1e6], [0.01, 0.2], 1e8, 512),
+             book.draw_curves({"small": [table([3.0], 1.0)]})[0]]
     for ax in drawn:
         shown = 360 / ax.figure.get_figwidth()  # pixels an inch, between a telephone's margins
         texts = [text for text in ax.figure.findobj(matplotlib.text.Text) if text.get_text()]

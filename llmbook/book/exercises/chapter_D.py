@@ -568,7 +568,7 @@ def _check_stop(answer: Callable[..., Any], n: int, size: int, seed: int, whole:
     if state is None or state is ...:
         raise NotImplementedError
     expect(isinstance(state, dict) and all(isinstance(value, _KEEPABLE) for value in state.values()),
-           "state_dict should return a dict of tensors, numbers, strings and lists, for they have to go to the disk.")
+           "state_dict should return a dict of tensors, numbers, strings and lists, which have to go to the disk.")
     kept = copy.deepcopy(state)
     went_on = _taken(first, len(whole) - done)
     expect(went_on == whole[done:], "After state_dict was called, the loader goes on with other batches: asking for "
@@ -586,9 +586,9 @@ def _check_stop(answer: Callable[..., Any], n: int, size: int, seed: int, whole:
         count = Counter(row for batch in whole[begun:done] + got[:left] for row in batch)
         twice = sorted(row for row, times in count.items() if times > 1)
         never = sorted(set(range(n)) - set(count)) if left else []
-        read = f", reads the rows {twice} twice and {never} never" if twice or never else " reads other batches"
-        raise Wrong(f"With {n} rows in batches of {size}, stopped after {done} batches and gone on, it{read.lstrip(',')}"
-                    f". {_why_another(got, whole, n, size, seed, done)}".rstrip())
+        read = f"reads the rows {twice} twice and {never} never" if twice or never else "reads other batches"
+        raise Wrong(f"With {n} rows in batches of {size}, stopped after {done} batches and gone on, it {read}. "
+                    f"{_why_another(got, whole, n, size, seed, done)}".rstrip())
 
 
 @exercise("D.4", "No error, no odd curve: only a count of rows finds such a fault.")
@@ -602,7 +602,7 @@ def exercise_4(mended_rows: Callable[[int, int, int], Any]) -> None:
         passes = [whole[begin : begin + a_pass] for begin in range(0, len(whole) - a_pass + 1, a_pass)]
         for number, batches in enumerate(passes, 1):
             seen = sorted(row for batch in batches for row in batch)
-            expect(seen == list(range(n)), f"With {n} rows in batches of {size}, and never stopped, pass {number} reads "
+            expect(seen == list(range(n)), f"With {n} rows in batches of {size}, and never stopped, pass {number} has "
                                            f"the rows {seen}: each should come once, in batches of {size} and a rest.")
         expect(len({tuple(batches) for batches in passes}) > 1, "All passes have the same order: shuffle for each.")
         for done in (2, *range(len(whole))):  # first within a pass, where the fault is easiest to see
@@ -632,7 +632,7 @@ def exercise_5(small_averages: Callable[[Tensor, Tensor], Any]) -> None:
             hint = ("Where v is restored as 0, AdamW divides by almost nothing and takes a giant step. Small values of "
                     "v matter as much as large ones: round a root of v, or its logarithm.")
         elif only_m > LAB_CHANGE:
-            hint = (f"With your m and the exact v it is {only_m:.0%}. One scale for a whole tensor rounds small numbers "
+            hint = (f"With your m and the exact v it is {only_m:.0%}. One scale for a whole tensor rounds small ones "
                     "of m away: give each block of 64 or so a scale of its own.")
         else:
             hint = "With your m and the exact v it is below the target, so look at the relative error of your v."

@@ -18,7 +18,7 @@ BOARDS = [lambda part=part: figures.model_diagram(part) for part in MODEL_PARTS]
 BOARDS += [lambda parts=parts: figures.model_diagram(parts)
            for parts in (("text", "embeddings"), ("training", "sampling"))]
 BOARDS += [lambda part=part: figures.transformer_2017(part) for part in (None, "encoder", "decoder", "attention")]
-BOARDS += [figures.bert_and_gpt, figures.gpt_and_llama, figures.model_files]
+BOARDS += [figures.bert_and_gpt, figures.training_run, figures.gpt_and_llama, figures.model_files]
 BOARDS += APPENDIX_A
 
 

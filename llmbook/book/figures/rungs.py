@@ -61,7 +61,7 @@ def loss_ladder(upto: str | None = None, yours: Mapping[str, float] | None = Non
     marks = f"bar: mean, line: each of {max(seeds)} seeds" if seeds and max(seeds) > 1 else ""
     ax.set_title("Loss ladder" + (f"  ({marks})" if marks else ""), fontsize=9.5, color="#333333", loc="left")
     if yours:
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, fontsize=9, handletextpad=0.2)  # outside: no mark
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, fontsize=9, handletextpad=0.2)
     return ax
 
 

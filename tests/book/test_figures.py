@@ -18,7 +18,7 @@ BOARDS += [lambda: figures.model_diagram(("text", "sampling"), closed=True)]
 BOARDS += [lambda parts=parts: figures.model_diagram(parts)
            for parts in (("text", "embeddings"), ("training", "sampling"))]
 BOARDS += [lambda part=part: figures.transformer_2017(part) for part in (None, "encoder", "decoder", "attention")]
-BOARDS += [figures.bert_and_gpt]
+BOARDS += [figures.bert_and_gpt, figures.training_run]
 BOARDS += APPENDIX_A
 
 

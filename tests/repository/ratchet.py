@@ -7,7 +7,6 @@ A chapter that has been brought within the limits loses its line here: a test sa
 CHAPTER_SIZES = {
     "04_gpt": (833, 3815),
     "05a_pretraining": (546, 3500),
-    "05b_open_weights": (819, 3500),
     "06_classification": (680, 3500),
     "07_instructions": (519, 3500),
 }

@@ -15,6 +15,7 @@ from tests.support.style import style  # noqa: F401 (a fixture for every test he
 
 TABLE = {"1-gram": [4.4], "2-gram": [3.4], "3-gram": [2.5], "network": [2.1, 2.2, 2.15], "blocks": [1.8, 1.85, 1.9]}
 BOARDS = [lambda part=part: figures.model_diagram(part) for part in MODEL_PARTS]
+BOARDS += [lambda: figures.model_diagram(("text", "sampling"), closed=True)]
 BOARDS += [lambda parts=parts: figures.model_diagram(parts)
            for parts in (("text", "embeddings"), ("training", "sampling"))]
 BOARDS += [lambda part=part: figures.transformer_2017(part) for part in (None, "encoder", "decoder", "attention")]
@@ -100,6 +101,14 @@ def test_the_ids_in_the_model_are_gpt2s():
     from llmbook.text import load_tokenizer
     tokenizer = load_tokenizer("gpt2")
     assert [tokenizer.decode([token]) for token in IDS] == list(PIECES)
+
+
+def test_a_closed_model_shows_what_goes_in_and_comes_out():
+    said = words(figures.model_diagram(("text", "sampling"), closed=True))
+    assert "the model" in said and "token ids" in said and "append, and again" in said
+    assert "attention" not in said and "norm" not in said
+    for part in ("1169", "the kettle sang because it", "boiled"):
+        assert part in said and part in words(figures.model_diagram(("text", "sampling")))
 
 
 def test_every_board_says_in_words_what_it_shows():

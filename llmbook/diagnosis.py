@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from .devices import PRECISIONS, own_part
 from .protocols import Cache
 
-__all__ = ["check_cache", "check_counts", "check_heads", "check_sampling", "check_training", "explain_bad_logits",
-           "explain_misfit", "explain_not_finite"]
+__all__ = ["check_cache", "check_counts", "check_heads", "check_llama", "check_sampling", "check_training",
+           "explain_bad_logits", "explain_misfit", "explain_not_finite"]
 
 
 def explain_not_finite(model: nn.Module, parts: Sequence[Sequence[Tensor]], counts: Sequence[int], loss: float,
@@ -117,6 +117,29 @@ def check_heads(d_model: int, n_heads: int, n_kv_heads: int, d_head: int | None,
         raise ValueError(f"n_heads ({n_heads}) must be divisible by n_kv_heads ({n_kv_heads})")
     if window is not None and window < 1:
         raise ValueError(f"window is {window}: it must be at least 1, or None for no limit")
+
+
+def check_llama(config: Any) -> None:
+    """Raise ValueError for a size or setting of a `llmbook.llama.LlamaConfig` that cannot work."""
+    sizes = ["vocab_size", "context_length", "d_model", "n_heads", "n_kv_heads", "n_layers", "d_hidden"]
+    for name in [*sizes, *(name for name in ("d_head", "window") if getattr(config, name) is not None)]:
+        size = getattr(config, name)
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name} is {size!r}: it must be a whole number, at least 1")
+    if config.d_head is None and config.d_model % config.n_heads:
+        raise ValueError(f"d_model ({config.d_model}) must be divisible by n_heads ({config.n_heads}), or give d_head")
+    if config.n_heads % config.n_kv_heads:
+        raise ValueError(f"n_heads ({config.n_heads}) must be divisible by n_kv_heads ({config.n_kv_heads})")
+    d_head = config.d_model // config.n_heads if config.d_head is None else config.d_head
+    if d_head % 2:
+        raise ValueError(f"d_head is {d_head}: it must be even, for rotary pairs")
+    for name, least in (("rope_base", 1), ("norm_eps", 0)):
+        number = getattr(config, name)
+        if not isinstance(number, Real) or not least < number < math.inf:
+            raise ValueError(f"{name} is {number!r}: it must be a number above {least}")
+    for name in ("window_layers", "no_rope_layers"):
+        if unknown := set(getattr(config, name) or ()) - set(range(config.n_layers)):
+            raise ValueError(f"{name} names block {min(unknown)}: there are 0 to {config.n_layers - 1}")
 
 
 def explain_misfit(kept: Tensor, lengths: Sequence[int], layer: int, keys: Tensor, values: Tensor) -> str:

@@ -72,7 +72,7 @@ MUTATIONS = {
     "rotation ignores the past": (
         "llama", "cache.positions(tokens)", "torch.arange(tokens, device=x.device)", ["llama"]),
     "llama3 scaling: factor for the fast pairs": (
-        "llama", "((turns - low) / (high - low)).clamp(0, 1)", "((high - turns) / (high - low)).clamp(0, 1)",
+        "rotary_scaling", "((turns - low) / (high - low)).clamp(0, 1)", "((high - turns) / (high - low)).clamp(0, 1)",
         ["llama"]),
     "gate and content swapped": (
         "llama", "gate, content = self.expand", "content, gate = self.expand", ["llama"]),
@@ -167,7 +167,7 @@ MUTATIONS = {
     "what a row has had is taken for another's": (
         "text_batch", "else self.seen[rows]", "else self.seen[: len(rows)]", ["generation"]),
     "the penalty makes logits below 0 likelier": (
-        "generation", "logits * penalty)", "logits / penalty)", ["generation"]),
+        "repetition", "logits * penalty)", "logits / penalty)", ["generation"]),
     "a compiled pass sees places that are not filled": (
         "compiled", "(self.places < position)", "(self.places <= position)", ["compiled"]),
     "a compiled pass sees padding": (
@@ -243,7 +243,7 @@ MUTATIONS = {
     "a cache grows by a little at a time": (
         "formats.conversations", "room *= 2", "room += 64", ["formats/conversations"]),
     "a chat does not note what it said": (
-        "open_weights", "self.read_so_far.add(token)", "pass", ["formats/conversations", "chat"]),
+        "formats.chats", "self.read_so_far.add(token)", "pass", ["formats/conversations", "chat"]),
     "a text that ends in U+FFFD is never shown": (
         "formats.decoding", 'if len(self._window) > _LONGEST else ""', 'if False else ""', ["formats/decoding"]),
     "a token is decoded without the one before": (
@@ -371,6 +371,21 @@ MUTATIONS = {
         "cli.runs", "        if saved == step:", "        if True:", ["cli/runs", "cli/pretrain"]),
     "a finished run is finished without its model": (
         "cli.runs", 'problem = model_problem(self.folder / "model")', "problem = None", ["cli/runs", "cli/pretrain"]),
+
+    # adapters
+    "an adapter's strength forgets its rank": (
+        "lora", "self.scale, self.dropout = alpha / rank,", "self.scale, self.dropout = alpha,",
+        ["lora", "formats/adapters"]),
+    "what an adapter leaves alone is trained": (
+        "lora", "    model.requires_grad_(False)\n    for layer in lora_layers(model).values():",
+        "    for layer in lora_layers(model).values():", ["lora"]),
+    "a merged adapter is the wrong one": (
+        "lora", "base.weight += layer.adapters[name].matrix()",
+        "base.weight += next(iter(layer.adapters.values())).matrix()", ["lora"]),
+    "the parts of a loaded adapter lose their scales": (
+        "formats.adapters", "pair.B * (pair.scale / first.scale)", "pair.B", ["formats/adapters"]),
+    "an adapter's rank is taken for its layer's": (
+        "formats.adapters", 'if shapes != wanted:', "if False:", ["formats/adapters"]),
 
     # the book
     "a forgotten return is not started": (

@@ -14,8 +14,9 @@ def pytest_collectstart(collector) -> None:
 
 
 # With several workers a long file that comes last keeps one of them busy alone. The rest come in the usual order.
-LONGEST_FIRST = ("07_instructions.ipynb", "06_classification.ipynb", "05a_pretraining.ipynb", "D_training.ipynb",
-                 "test_checkpoints.py", "05b_open_weights.ipynb", "02_text_data.ipynb", "04_gpt.ipynb", "test_colab.py")
+LONGEST_FIRST = ("E_lora.ipynb", "07_instructions.ipynb", "06_classification.ipynb", "05a_pretraining.ipynb",
+                 "D_training.ipynb", "test_checkpoints.py", "05b_open_weights.ipynb", "02_text_data.ipynb",
+                 "04_gpt.ipynb", "test_colab.py")
 
 
 def pytest_collection_modifyitems(items) -> None:

@@ -372,6 +372,21 @@ MUTATIONS = {
     "a finished run is finished without its model": (
         "cli.runs", 'problem = model_problem(self.folder / "model")', "problem = None", ["cli/runs", "cli/pretrain"]),
 
+    # adapters
+    "an adapter's strength forgets its rank": (
+        "lora", "self.scale, self.dropout = alpha / rank,", "self.scale, self.dropout = alpha,",
+        ["lora", "formats/adapters"]),
+    "what an adapter leaves alone is trained": (
+        "lora", "    model.requires_grad_(False)\n    for layer in lora_layers(model).values():",
+        "    for layer in lora_layers(model).values():", ["lora"]),
+    "a merged adapter is the wrong one": (
+        "lora", "base.weight += layer.adapters[name].matrix()",
+        "base.weight += next(iter(layer.adapters.values())).matrix()", ["lora"]),
+    "the parts of a loaded adapter lose their scales": (
+        "formats.adapters", "pair.B * (pair.scale / first.scale)", "pair.B", ["formats/adapters"]),
+    "an adapter's rank is taken for its layer's": (
+        "formats.adapters", 'if shapes != wanted:', "if False:", ["formats/adapters"]),
+
     # the book
     "a forgotten return is not started": (
         "book.exercises.__init__", "if finished and _returned_nothing(verify, answers):", "if False:",

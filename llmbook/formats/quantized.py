@@ -91,12 +91,14 @@ def quantize(model: nn.Module, bits: int = 8) -> nn.Module:
     A Llama's output layer gets 8 in any case: each token's score depends on it alone. Its blocks
     become `QuickLlamaBlock`s.
 
-    Raises ValueError for other bits, and for 4 if the model is not on the CPU.
+    Raises ValueError for other bits, for 4 if the model is not on the CPU, and for a model with adapters.
     """
     if bits not in (4, 8):
         raise ValueError(f"bits is {bits!r}: it must be 4 or 8")
     if bits == 4 and next(model.parameters()).device.type != "cpu":
         raise ValueError("4-bit layers run on the CPU: move the model there, or give bits=8")
+    if any(hasattr(module, "adapters") for module in model.modules()):  # of `llmbook.lora`
+        raise ValueError(f"this {type(model).__name__} has adapters, which would be lost: merge_lora(model) first")
     for module in [*model.modules()]:
         for name, child in [*module.named_children()]:
             if isinstance(child, nn.Linear):

@@ -19,42 +19,6 @@ from llmbook.files import replace_file
 from tests.support.exercise_tests import exercise_tests
 
 
-def memory(ddp=16, fsdp=16, shared=True):
-    def bytes_in_each_process(parameters, processes, way):
-        if way == "ddp":
-            return ddp * parameters
-        return fsdp * parameters / processes if shared else fsdp * parameters
-    return bytes_in_each_process
-
-
-def memory_of_each_tensor(parameters, processes, way):
-    rows = parameters // processes if way == "fsdp" and parameters % processes == 0 else parameters
-    rows = parameters / processes if way == "fsdp" else rows
-    return torch.tensor([4, 4, 2 * 4], dtype=torch.float64).mul(rows).sum()
-
-
-def fsdp(amount):
-    return lambda p, n, way: 16 * p if way == "ddp" else amount(p, n)
-
-
-def place(step, batches, accumulation):
-    return divmod(step * accumulation, batches)
-
-
-def place_by_counting(step, batches, accumulation):
-    passes = taken = 0
-    for _ in range(step * accumulation):
-        taken += 1
-        if taken == batches:
-            passes, taken = passes + 1, 0
-    return [passes, taken]
-
-
-def place_by_the_end(step, batches, accumulation):
-    passes, taken = place(step, batches, accumulation)
-    return (passes - 1, batches) if passes and not taken else (passes, taken)
-
-
 def writing(temporary=lambda path: path.with_name(path.name + ".tmp"), remove=True,
             sync=lambda file: os.fsync(file.fileno()), rename=lambda source, target: os.replace(source, target)):
     """`write_whole` as it should be, or with one thing different."""
@@ -343,55 +307,282 @@ def starts_after_shuffling(seed, i, tokens, context_length, batch_size):
     return starts()(seed, i, tokens, context_length, batch_size)
 
 
+class Rows:
+    """`MendedRows` as it should be: the state from before the shuffle, and the batches taken since."""
+
+    def __init__(self, n, batch_size, seed):
+        self.n, self.batch_size = n, batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+        self.shuffle()
+
+    def shuffle(self):
+        self.before, self.taken = self.generator.get_state(), 0
+        self.order = torch.randperm(self.n, generator=self.generator)
+
+    def __next__(self):
+        if self.taken * self.batch_size >= self.n:
+            self.shuffle()
+        start = self.taken * self.batch_size
+        self.taken += 1
+        return self.order[start : start + self.batch_size]
+
+    def state_dict(self):
+        return {"random": self.before, "taken": self.taken}
+
+    def load_state_dict(self, state):
+        self.generator.set_state(state["random"])
+        self.shuffle()
+        self.taken = state["taken"]
+
+
+class RowsByOrder(Rows):
+    """Keeps the order itself, and the generator's state after the shuffle."""
+
+    def state_dict(self):
+        return {"random": self.generator.get_state(), "order": self.order.tolist(), "taken": self.taken}
+
+    def load_state_dict(self, state):
+        self.generator.set_state(state["random"])
+        self.order, self.taken = torch.tensor(state["order"]), state["taken"]
+
+
+class RowsBySkipping(Rows):
+    """Counts all batches, and reads so many again."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.done = 0
+
+    def __next__(self):
+        self.done += 1
+        return super().__next__().tolist()
+
+    def state_dict(self):
+        return {"done": self.done}
+
+    def load_state_dict(self, state):
+        for _ in range(state["done"]):
+            next(self)
+
+
+class BrokenRows(Rows):
+    def state_dict(self):
+        return {"random": self.generator.get_state(), "taken": self.taken}
+
+
+class RowsFromTheirBeginning(Rows):
+    def load_state_dict(self, state):
+        self.generator.set_state(state["random"])
+        self.shuffle()
+
+
+class RowsOfOneOrder(RowsByOrder):
+    def load_state_dict(self, state):
+        self.order, self.taken = torch.tensor(state["order"]), state["taken"]
+
+
+class RowsWithoutOne(Rows):
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        next(self)
+
+
+class RowsWithOneAgain(Rows):
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.taken = max(0, self.taken - 1)
+
+
+class RowsFromTheStart(Rows):
+    def load_state_dict(self, state):
+        pass
+
+
+class RowsThatShareTheirState(RowsByOrder):
+    def shuffle(self):
+        super().shuffle()
+        self.state = getattr(self, "state", {})
+
+    def state_dict(self):
+        self.state.update(super().state_dict())
+        return self.state
+
+    def __next__(self):
+        batch = super().__next__()
+        self.state["taken"] = self.taken
+        return batch
+
+
+class RowsThatMoveWhenAsked(Rows):
+    def state_dict(self):
+        state = super().state_dict()
+        torch.randperm(self.n, generator=self.generator)
+        return state
+
+
+class RowsOfEveryone(Rows):
+    def shuffle(self):
+        super().shuffle()
+        torch.rand(1)
+
+
+class RowsInOneOrderAlways(Rows):
+    def shuffle(self):
+        super().shuffle()
+        self.order = torch.arange(self.n)
+
+
+class RowsWithoutARest(Rows):
+    def __next__(self):
+        if (self.taken + 1) * self.batch_size > self.n:
+            self.shuffle()
+        return super().__next__()
+
+
+class RowsWithAnIterator(Rows):
+    def state_dict(self):
+        return {"rows": iter(self.order), "taken": self.taken}
+
+
+class RowsWithoutAState:
+    def __init__(self, n, batch_size, seed):
+        self.rows = Rows(n, batch_size, seed)
+
+    def __next__(self):
+        return next(self.rows)
+
+
+def bits8(x, top):
+    """A tensor as whole numbers of 8 bits and the size of one."""
+    size = (x.abs().max() / top).clamp(min=1e-30)
+    return (x / size).round().to(torch.int8 if top == 127 else torch.uint8), size
+
+
+def blocks8(x, top):
+    """A tensor as whole numbers of 8 bits, and a size of one for each 64 of them."""
+    rows = torch.nn.functional.pad(x.flatten(), (0, -x.numel() % 64)).view(-1, 64)
+    sizes = (rows.abs().amax(1, keepdim=True) / top).clamp(min=1e-30)
+    kind = torch.int8 if top == 127 else torch.uint8
+    return (rows / sizes).round().to(kind).flatten()[: x.numel()].view(x.shape), sizes
+
+
+def whole(numbers, sizes):
+    rows = torch.nn.functional.pad(numbers.flatten().float(), (0, -numbers.numel() % 64)).view(-1, 64) * sizes
+    return rows.flatten()[: numbers.numel()].view(numbers.shape)
+
+
+class Small:
+    """`SmallAverages` as it should be: blocks of 64, the root of v."""
+
+    def __init__(self, m, v):
+        self.m, self.m_sizes = blocks8(m, 127)
+        self.v, self.v_sizes = blocks8(v.sqrt().sqrt(), 255)
+
+    def restore(self):
+        return whole(self.m, self.m_sizes), whole(self.v, self.v_sizes) ** 4
+
+
+class SmallByLogarithms(Small):
+    """m in blocks of 64, and the logarithm of v with one scale."""
+
+    def __init__(self, m, v):
+        self.m, self.m_sizes = blocks8(m, 127)
+        logs = v.clamp(min=1e-30).log()
+        self.low = logs.min().item()
+        self.v, self.v_size = bits8(logs - self.low, 255)
+
+    def restore(self):
+        return whole(self.m, self.m_sizes), (self.v.float() * self.v_size + self.low).exp()
+
+
+class OneScaleForM(SmallByLogarithms):
+    def __init__(self, m, v):
+        super().__init__(m, v)
+        self.m, self.m_sizes = bits8(m, 127)
+
+    def restore(self):
+        return self.m.float() * self.m_sizes, (self.v.float() * self.v_size + self.low).exp()
+
+
+class Exact(Small):
+    def __init__(self, m, v):
+        self.kept = [m, v]
+
+    def restore(self):
+        return tuple(part.float() for part in self.kept)
+
+
+class InBfloat16(Exact):
+    def __init__(self, m, v):
+        super().__init__(m.bfloat16(), v.bfloat16())
+
+
+class WithRoom(Small):
+    def __init__(self, m, v):
+        super().__init__(m, v)
+        self.v = self.v.short()
+
+
+class Linear8(Small):
+    def __init__(self, m, v):
+        self.m, self.size = bits8(m, 127)
+        self.v, self.step = bits8(v, 255)
+
+    def restore(self):
+        return self.m.float() * self.size, self.v.float() * self.step
+
+
+class OneForAll(Small):
+    def restore(self):
+        m, v = super().restore()
+        return m, v.mean().expand_as(v)
+
+
+class Negative(Small):
+    def restore(self):
+        m, v = super().restore()
+        return m, v - 1
+
+
+class NotFinite(Small):
+    def restore(self):
+        m, v = super().restore()
+        return m / m.abs().max(), v
+
+
+class InPlace(Small):
+    def __init__(self, m, v):
+        super().__init__(m, v)
+        v.sqrt_()
+
+
+class OnlyM(Small):
+    def restore(self):
+        return super().restore()[0]
+
+
+class Flat(Small):
+    def restore(self):
+        return tuple(part.flatten() for part in super().restore())
+
+
+class Hidden(Small):
+    def __init__(self, m, v):
+        super().__init__(m, v)
+        self.more = lambda: v
+
+
 RIGHT = {
-    "exercise_1": [memory(), memory_of_each_tensor],
-    "exercise_2": [place, place_by_counting, lambda *numbers: torch.tensor(place(*numbers))],
     "exercise_3": [writing(), replace_file, write_by_mkstemp, write_by_named_file, write_in_a_folder,
                    write_and_catch(BaseException), writing(sync=lambda file: os.fdatasync(file.fileno()))
                    if hasattr(os, "fdatasync") else writing()],
-    "exercise_4": [weighted, weighted_by_einsum],
-    "exercise_5": [starts(), starts_one_by_one, starts_by_torch, starts_by_going_there,
+    "exercise_1": [weighted, weighted_by_einsum],
+    "exercise_2": [starts(), starts_one_by_one, starts_by_torch, starts_by_going_there,
                    starts(draw=lambda g, end, size: np.sort(g.choice(end, size, replace=False)))],
+    "exercise_4": [Rows, RowsByOrder, RowsBySkipping],
+    "exercise_5": [Small, SmallByLogarithms],
 }
 WRONG = [
-    ("exercise_1", memory(12, 12), "AdamW keeps two averages"),
-    ("exercise_1", memory(16, 12), "what a checkpoint holds"),
-    ("exercise_1", memory(8, 8), "half of it"),
-    ("exercise_1", memory(4, 4), "weights alone"),
-    ("exercise_1", memory(20, 20), "too many"),
-    ("exercise_1", lambda p, n, way: 16 * p / n, "share the batch, not the model"),
-    ("exercise_1", lambda p, n, way: 12 * p / n, "each process holds the whole model; and"),
-    ("exercise_1", lambda p, n, way: 8 * p + 8 * p / n, "all that AdamW remembers too"),
-    ("exercise_1", lambda p, n, way: 16 * p, "what DDP takes"),
-    ("exercise_1", fsdp(lambda p, n: 12 * p), "all is shared out"),
-    ("exercise_1", fsdp(lambda p, n: 12 * p + 4 * p / n), "the weights alone"),
-    ("exercise_1", fsdp(lambda p, n: 8 * p + 8 * p / n), "only half of it"),
-    ("exercise_1", fsdp(lambda p, n: 4 * p + 12 * p / n), "The weights are shared out too"),
-    ("exercise_1", fsdp(lambda p, n: 16 * p / n**2), "twice"),
-    ("exercise_1", lambda p, n, way: 16 * p * n, "all processes hold together"),
-    ("exercise_1", lambda p, n, way: 8 * memory()(p, n, way), "bits"),
-    ("exercise_1", lambda p, n, way: memory()(p, n, way) / 1e9, "gigabytes"),
-    ("exercise_1", lambda p, n, way: memory()(p, n, way) / 2**30, "gibibytes"),
-    ("exercise_1", lambda p, n, way: memory()(p, n, {"ddp": "fsdp", "fsdp": "ddp"}[way]), "not the model"),
-    ("exercise_1", lambda p, n, way: f"{16 * p} bytes", "one number"),
-    ("exercise_2", lambda s, b, a: divmod(s, b), "accumulation is missing"),
-    ("exercise_2", lambda s, b, a: (s // b, s * a % b), "In the passes, the accumulation"),
-    ("exercise_2", lambda s, b, a: (s * a // b, s % b), "In the batches taken, the accumulation"),
-    ("exercise_2", lambda s, b, a: divmod(s // a, b), "don't divide"),
-    ("exercise_2", lambda s, b, a: (s // b, s % b * a), "Multiply first"),
-    ("exercise_2", lambda s, b, a: divmod(s * a - 1, b), "One batch too few"),
-    ("exercise_2", lambda s, b, a: divmod(s * a + 1, b), "One batch too many"),
-    ("exercise_2", lambda s, b, a: place(s - 1, b, a), "One step too few"),
-    ("exercise_2", lambda s, b, a: place(s + 1, b, a), "One step too many"),
-    ("exercise_2", place_by_the_end, "whose last batch was taken is whole"),
-    ("exercise_2", lambda s, b, a: place(s, b, a)[::-1], "exchanged"),
-    ("exercise_2", lambda s, b, a: (s * a // b, b - s * a % b), "still to come"),
-    ("exercise_2", lambda s, b, a: (s * a // b, s * a), "beginning of the pass"),
-    ("exercise_2", lambda s, b, a: (s * a // b + 1, s * a % b), "not whole yet"),
-    ("exercise_2", lambda s, b, a: (s * a / b, s * a % b), "leaves the fraction out"),
-    ("exercise_2", lambda s, b, a: (s // max(1, b // a), s % max(1, b // a) * a), "No batch is left out"),
-    ("exercise_2", lambda s, b, a: s * a % b, "Return two numbers"),
-    ("exercise_2", lambda s, b, a: ("two", "forty"), "should be one number"),
     ("exercise_3", write_in_place, "open `path` itself"),
     ("exercise_3", write_in_place_and_restore, "open `path` itself"),
     ("exercise_3", writing(rename=shutil.copyfile), "copy to it"),
@@ -421,56 +612,81 @@ WRONG = [
     ("exercise_3", write_and_ignore_fsync, "os.fsync failed and"),
     ("exercise_3", write_for_the_second_time, "there is no old one"),
     ("exercise_3", write_over_the_neighbour, "notes.txt"),
-    ("exercise_4", lambda g, rows: torch.stack(g).mean(0), "plain mean"),
-    ("exercise_4", by(lambda rows: rows), "do not add up to 1"),
-    ("exercise_4", by(lambda rows: rows / len(rows)), "by the number of processes. Divide by the number of all"),
-    ("exercise_4", by(lambda rows: rows / rows.sum() / len(rows)), "add up to 1 already"),
-    ("exercise_4", by(lambda rows: rows / rows.mean()), "too large by the number of processes"),
-    ("exercise_4", by(lambda rows: rows / rows.max()), "largest number of rows"),
-    ("exercise_4", lambda g, rows: sum(g), "sum of the gradients"),
-    ("exercise_4", lambda g, rows: sum(g) / sum(rows), "is a mean already: multiply it"),
-    ("exercise_4", by(lambda rows: 1 / rows), "mean already: multiply by them"),
-    ("exercise_4", by(lambda rows: 1 / rows / (1 / rows).sum()), "upside down"),
-    ("exercise_4", by(lambda rows: rows.softmax(0)), "softmax"),
-    ("exercise_4", by(lambda rows: rows**2 / (rows**2).sum()), "squared"),
-    ("exercise_4", lambda g, rows: g[0], "first process's"),
-    ("exercise_4", lambda g, rows: (torch.stack(g) * torch.tensor(rows) / sum(rows)).sum(0), "met the columns"),
-    ("exercise_4", lambda g, rows: -weighted(g, rows), "sign"),
-    ("exercise_4", lambda g, rows: weighted(g, rows).sum(), "has shape"),
-    ("exercise_4", weighted_in_place, "changed what it was given"),
-    ("exercise_5", starts(more=-1), "upper end of `integers` is never drawn"),
-    ("exercise_5", starts(more=1), "one token more than its length"),
-    ("exercise_5", lambda s, i, tokens, c, size: np.random.default_rng([s, i]).integers(len(tokens), size=size),
+    ("exercise_1", lambda g, rows: torch.stack(g).mean(0), "plain mean"),
+    ("exercise_1", by(lambda rows: rows), "do not add up to 1"),
+    ("exercise_1", by(lambda rows: rows / len(rows)), "by the number of processes. Divide by the number of all"),
+    ("exercise_1", by(lambda rows: rows / rows.sum() / len(rows)), "add up to 1 already"),
+    ("exercise_1", by(lambda rows: rows / rows.mean()), "too large by the number of processes"),
+    ("exercise_1", by(lambda rows: rows / rows.max()), "largest number of rows"),
+    ("exercise_1", lambda g, rows: sum(g), "sum of the gradients"),
+    ("exercise_1", lambda g, rows: sum(g) / sum(rows), "is a mean already: multiply it"),
+    ("exercise_1", by(lambda rows: 1 / rows), "mean already: multiply by them"),
+    ("exercise_1", by(lambda rows: 1 / rows / (1 / rows).sum()), "upside down"),
+    ("exercise_1", by(lambda rows: rows.softmax(0)), "softmax"),
+    ("exercise_1", by(lambda rows: rows**2 / (rows**2).sum()), "squared"),
+    ("exercise_1", lambda g, rows: g[0], "first process's"),
+    ("exercise_1", lambda g, rows: (torch.stack(g) * torch.tensor(rows) / sum(rows)).sum(0), "met the columns"),
+    ("exercise_1", lambda g, rows: -weighted(g, rows), "sign"),
+    ("exercise_1", lambda g, rows: weighted(g, rows).sum(), "has shape"),
+    ("exercise_1", weighted_in_place, "changed what it was given"),
+    ("exercise_2", starts(more=-1), "upper end of `integers` is never drawn"),
+    ("exercise_2", starts(more=1), "one token more than its length"),
+    ("exercise_2", lambda s, i, tokens, c, size: np.random.default_rng([s, i]).integers(len(tokens), size=size),
      "Room for the window"),
-    ("exercise_5", starts(low=1), "begin at 0"),
-    ("exercise_5", starts(low=-1), "counts from the end"),
-    ("exercise_5", lambda s, i, tokens, c, size: np.random.default_rng([s, i]).integers(
+    ("exercise_2", starts(low=1), "begin at 0"),
+    ("exercise_2", starts(low=-1), "counts from the end"),
+    ("exercise_2", lambda s, i, tokens, c, size: np.random.default_rng([s, i]).integers(
         (len(tokens) - 1) // c, size=size) * c, "multiples of the context length"),
-    ("exercise_5", starts(draw=lambda g, end, size: np.rint(g.random(size) * (end - 1)).astype(int)), "half as much"),
-    ("exercise_5", starts(draw=lambda g, end, size: g.integers(end + 4, size=size).clip(max=end - 1)),
+    ("exercise_2", starts(draw=lambda g, end, size: np.rint(g.random(size) * (end - 1)).astype(int)), "half as much"),
+    ("exercise_2", starts(draw=lambda g, end, size: g.integers(end + 4, size=size).clip(max=end - 1)),
      "should not be cut"),
-    ("exercise_5", lambda s, i, tokens, c, size: np.random.default_rng([s, i]).integers(
+    ("exercise_2", lambda s, i, tokens, c, size: np.random.default_rng([s, i]).integers(
         max(len(tokens) - c, 2), size=size), "only start 0"),
-    ("exercise_5", lambda s, i, tokens, c, size: np.random.default_rng([s, i]).integers(
+    ("exercise_2", lambda s, i, tokens, c, size: np.random.default_rng([s, i]).integers(
         0, len(tokens) - c if len(tokens) > 5 else 0, size), "room for one window"),
-    ("exercise_5", starts(lambda seed, i: None), "second time"),
-    ("exercise_5", starts_with_memory(), "second time"),
-    ("exercise_5", starts(lambda seed, i: seed), "batches 0 and 1 are the same"),
-    ("exercise_5", starts(lambda seed, i: [i, i]), "is the same with the seeds 0 and 1"),
-    ("exercise_5", starts(lambda seed, i: seed + i), "two runs with different seeds"),
-    ("exercise_5", starts(lambda seed, i: 1000 * seed + i), "Batch 1000 of seed 0|batch 1000 of seed 0"),
-    ("exercise_5", starts(lambda seed, i: (seed + 1) * i), "Batch 0 is the same with the seeds 0 and 1"),
-    ("exercise_5", starts(lambda seed, i: int(f"{seed}{i}")), "two runs with different seeds"),
-    ("exercise_5", starts(draw=lambda g, end, size: np.full(size, g.integers(end))), "one start for each row"),
-    ("exercise_5", starts_sliding, "draws of its own"),
-    ("exercise_5", starts_from_everyones, "NumPy's"),
-    ("exercise_5", starts_from_pythons, "Python's"),
-    ("exercise_5", starts_from_pytorchs, "PyTorch's"),
-    ("exercise_5", windows, "not the windows"),
-    ("exercise_5", lambda *given: starts()(*given) * 1.0, "whole numbers"),
-    ("exercise_5", lambda *given: starts()(*given)[0], "array of 4 starts"),
-    ("exercise_5", lambda *given: starts()(*given)[:3], "one start for each row"),
-    ("exercise_5", starts_after_shuffling, "changed the tokens"),
+    ("exercise_2", starts(lambda seed, i: None), "second time"),
+    ("exercise_2", starts_with_memory(), "second time"),
+    ("exercise_2", starts(lambda seed, i: seed), "batches 0 and 1 are the same"),
+    ("exercise_2", starts(lambda seed, i: [i, i]), "is the same with the seeds 0 and 1"),
+    ("exercise_2", starts(lambda seed, i: seed + i), "two runs with different seeds"),
+    ("exercise_2", starts(lambda seed, i: 1000 * seed + i), "Batch 1000 of seed 0|batch 1000 of seed 0"),
+    ("exercise_2", starts(lambda seed, i: (seed + 1) * i), "Batch 0 is the same with the seeds 0 and 1"),
+    ("exercise_2", starts(lambda seed, i: int(f"{seed}{i}")), "two runs with different seeds"),
+    ("exercise_2", starts(draw=lambda g, end, size: np.full(size, g.integers(end))), "one start for each row"),
+    ("exercise_2", starts_sliding, "draws of its own"),
+    ("exercise_2", starts_from_everyones, "NumPy's"),
+    ("exercise_2", starts_from_pythons, "Python's"),
+    ("exercise_2", starts_from_pytorchs, "PyTorch's"),
+    ("exercise_2", windows, "not the windows"),
+    ("exercise_2", lambda *given: starts()(*given) * 1.0, "whole numbers"),
+    ("exercise_2", lambda *given: starts()(*given)[0], "array of 4 starts"),
+    ("exercise_2", lambda *given: starts()(*given)[:3], "one start for each row"),
+    ("exercise_2", starts_after_shuffling, "changed the tokens"),
+    ("exercise_4", BrokenRows, r"after 2 batches and gone on, it reads the rows \[.*saves the generator's state after"),
+    ("exercise_4", RowsFromTheirBeginning, "`taken` is not put back"),
+    ("exercise_4", RowsOfOneOrder, "and the next is not"),
+    ("exercise_4", RowsWithoutOne, "One batch is left out"),
+    ("exercise_4", RowsWithOneAgain, "last batch is read again"),
+    ("exercise_4", RowsFromTheStart, "begins the (pass|whole run) again"),
+    ("exercise_4", RowsThatShareTheirState, "changes while the loader goes on"),
+    ("exercise_4", RowsThatMoveWhenAsked, "must not change it"),
+    ("exercise_4", RowsOfEveryone, "whole program shares"),
+    ("exercise_4", RowsInOneOrderAlways, "the same order"),
+    ("exercise_4", RowsWithoutARest, "each should come once"),
+    ("exercise_4", RowsWithAnIterator, "have to go to the disk"),
+    ("exercise_4", RowsWithoutAState, "has no state_dict"),
+    ("exercise_5", Exact, "8.00 bytes per weight; the target is 2.2. Those are the exact numbers"),
+    ("exercise_5", InBfloat16, "4.00 bytes per weight.*bfloat16"),
+    ("exercise_5", WithRoom, "3.1. bytes per weight.*Count what else"),
+    ("exercise_5", Linear8, "restored as 0, AdamW divides by almost nothing"),
+    ("exercise_5", OneForAll, "look at the relative error of your v"),
+    ("exercise_5", OneScaleForM, "a scale of its own"),
+    ("exercise_5", Negative, "are negative"),
+    ("exercise_5", NotFinite, "not finite"),
+    ("exercise_5", InPlace, "the optimizer's own"),
+    ("exercise_5", OnlyM, "two tensors, m and v"),
+    ("exercise_5", Flat, "m has shape"),
+    ("exercise_5", Hidden, "tensors and numbers, not function"),
 ]
 
 
@@ -484,8 +700,8 @@ def everything_shared():
 
 @pytest.mark.parametrize("name, answer", [(name, answers[0]) for name, answers in RIGHT.items()]
                          + [("exercise_3", write_in_place), ("exercise_3", writing(remove=False)),
-                            ("exercise_3", lambda path, content: 1 / 0), ("exercise_5", starts_from_everyones),
-                            ("exercise_5", starts_from_pythons), ("exercise_5", starts_from_pytorchs)])
+                            ("exercise_3", lambda path, content: 1 / 0), ("exercise_2", starts_from_everyones),
+                            ("exercise_2", starts_from_pythons), ("exercise_2", starts_from_pytorchs)])
 def test_the_readers_generators_and_file_functions_are_left_alone(name, answer):
     before = everything_shared()
     getattr(check, name)(answer)

@@ -17,7 +17,7 @@ BOARDS = [lambda part=part: figures.model_diagram(part) for part in MODEL_PARTS]
 BOARDS += [lambda parts=parts: figures.model_diagram(parts)
            for parts in (("text", "embeddings"), ("training", "sampling"))]
 BOARDS += [lambda part=part: figures.transformer_2017(part) for part in (None, "encoder", "decoder", "attention")]
-BOARDS += [figures.bert_and_gpt]
+BOARDS += [figures.bert_and_gpt, figures.training_run]
 BOARDS += APPENDIX_A
 BOARDS += [block_pictures.block_diagram,
            lambda: block_pictures.generation_loop("the kettle sang because it", IDS, 50257, " nevertheless")]

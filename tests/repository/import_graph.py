@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("open_weights",),
     ("classification",),
     ("instructions",),
+    ("lora",),
     ("formats.export", "scale.*"),
     ("cli.*", "__main__"),
     ("book.*",),

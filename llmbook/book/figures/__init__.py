@@ -4,6 +4,7 @@ from .chapters import CHAPTERS, chapter_map
 from .matrices import heatmap, token_strip
 from .model import MODEL_PARTS, model_diagram
 from .rungs import loss_ladder
+from .runs import training_run
 from .style import BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, RED, SKY, YELLOW, use_style
 from .tensors import broadcasting, computation_graph, number_bits, training_step
 from .tokens import token_rows
@@ -12,4 +13,4 @@ from .transformers import bert_and_gpt, transformer_2017
 __all__ = ["BLUE", "CHAPTERS", "GREEN", "GREY", "MODEL_PARTS", "ORANGE", "PALETTE", "PURPLE", "RED", "SKY", "YELLOW",
            "bert_and_gpt", "broadcasting", "chapter_map", "computation_graph", "heatmap", "loss_ladder",
            "model_diagram", "number_bits", "token_rows", "token_strip", "training_step",
-           "transformer_2017", "use_style"]
+           "training_run", "transformer_2017", "use_style"]

@@ -1,0 +1,72 @@
+"""For the appendix on adapters: training one on a classifier, what training keeps in memory, and the stored study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..classification import ClassificationLoss, PreparedTexts, TextClassifier, config_for, text_loader
+from ..extras import load_extra
+from ..lora import FourBitLinear
+from ..protocols import LossFunction
+from ..training import History, train
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["TABLE_NAME", "count_weights", "lora_study", "train_adapter", "training_memory"]
+
+TABLE_NAME = "lora.json"  # tools/lora.py writes it
+
+
+def train_adapter(classifier: TextClassifier, training: PreparedTexts, epochs: int, learning_rate: float, seed: int = 0,
+                  **settings: Any) -> History:
+    """Train what is trainable in a classifier, in place, by `llmbook.training.train`; the settings are those of
+    `finetune_classifier`, which would choose itself what is trainable."""
+    loader = text_loader(training.inputs, training.targets, 16, True, seed)
+    loss = ClassificationLoss(training.blocks)
+    return train(classifier, loader, loss, config_for(loader, epochs, learning_rate, **settings))
+
+
+def training_memory(model: nn.Module, loss_fn: LossFunction, batch: Sequence[Tensor],
+                    part: nn.Module | None = None) -> dict[str, int]:
+    """Bytes that a training step needs, counted, not measured: what they are spent on -> bytes.
+
+    Weights of `part` (all of the model if None), gradients and AdamW's two numbers for each trainable one of them, and
+    what the forward pass keeps for the backward pass, weights left out.
+    """
+    part = model if part is None else part
+    weights = [*part.parameters(), *part.buffers()]
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = loss_fn(model, *batch)
+    trained = sum(p.numel() * p.element_size() for p in part.parameters() if p.requires_grad)
+    del loss
+    return {"weights": sum(tensor.numel() * tensor.element_size() for tensor in weights), "gradients": trained,
+            "AdamW": 2 * trained, "kept for the backward pass": sum(kept.values())}
+
+
+def count_weights(model: nn.Module) -> tuple[int, int]:
+    """How many weights a model has that are trainable, and how many in all, those of 4 bits included."""
+    packed = sum(2 * module.packed.numel() for module in model.modules() if isinstance(module, FourBitLinear))
+    return (sum(p.numel() for p in model.parameters() if p.requires_grad),
+            sum(p.numel() for p in model.parameters()) + packed)
+
+
+def lora_study() -> pd.DataFrame:
+    """The runs of tools/lora.py, one a row: method, seed, learning_rate, trained, seconds, n, right, loss."""
+    text = resources.files(__package__).joinpath(TABLE_NAME).read_text(encoding="utf-8")
+    return load_extra("pandas").DataFrame(json.loads(text)["runs"])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from llmbook.book.figures import BLUE, GREEN, ORANGE, PURPLE, RED, heatmap
 from llmbook.book.figures.board import Board
 
-__all__ = ["block_diagram", "draw_curves", "draw_histograms", "draw_influence", "draw_stacked_bars",
+__all__ = ["block_diagram", "draw_lines", "draw_histograms", "draw_influence", "draw_stacked_bars",
            "generation_loop", "measure_influence"]
 
 WIDTH = 5.4  # inches, as in chapter 3
@@ -91,7 +91,7 @@ def generation_loop(words: str, token_ids: Sequence[int], vocab_size: int, new: 
     return board.ax
 
 
-def draw_curves(x: Sequence[float], lines: Mapping[str, Sequence[float] | Sequence[Sequence[float]]], title: str,
+def draw_lines(x: Sequence[float], lines: Mapping[str, Sequence[float] | Sequence[Sequence[float]]], title: str,
            xlabel: str, ylabel: str, log: bool = False, **limits: tuple[float | None, float | None]) -> Axes:
     """Draw lines of equal length over x, told apart by colour, mark and dashes.
 

@@ -40,7 +40,7 @@ def test_the_loop_shows_the_shapes_of_its_text():
 
 
 def test_curves_draw_one_line_for_each_label_and_a_band_for_seeds():
-    ax = pictures.draw_curves([1, 2], {"one": [3.0, 4.0], "three seeds": [[1.0, 2.0], [3.0, 4.0], [2.0, 6.0]]},
+    ax = pictures.draw_lines([1, 2], {"one": [3.0, 4.0], "three seeds": [[1.0, 2.0], [3.0, 4.0], [2.0, 6.0]]},
                               "title", "x", "y", log=True, ylim=(0.5, 9))
     assert [line.get_ydata().tolist() for line in ax.lines] == [[3, 4], [2, 4]]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["one", "three seeds"]

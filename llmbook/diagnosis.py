@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from .devices import PRECISIONS, own_part
 from .protocols import Cache
 
-__all__ = ["check_cache", "check_counts", "check_gpt_sizes", "check_heads", "check_sampling", "check_token_ids",
-           "check_training", "explain_bad_logits", "explain_misfit", "explain_not_finite"]
+__all__ = ["check_cache", "check_counts", "check_gpt_sizes", "check_heads", "check_llama", "check_sampling",
+           "check_token_ids", "check_training", "explain_bad_logits", "explain_misfit", "explain_not_finite"]
 
 
 def explain_not_finite(model: nn.Module, parts: Sequence[Sequence[Tensor]], counts: Sequence[int], loss: float,
@@ -150,6 +150,29 @@ def check_token_ids(token_ids: Tensor, vocab_size: int, context_length: int, pas
         bad = int(token_ids[(token_ids < 0) | (token_ids >= vocab_size)][0])
         raise ValueError(f"token id {bad} is outside the vocabulary of {vocab_size}: "
                          "encode the text with the model's own tokenizer")
+
+
+def check_llama(config: Any) -> None:
+    """Raise ValueError for a size or setting of a `llmbook.llama.LlamaConfig` that cannot work."""
+    sizes = ["vocab_size", "context_length", "d_model", "n_heads", "n_kv_heads", "n_layers", "d_hidden"]
+    for name in [*sizes, *(name for name in ("d_head", "window") if getattr(config, name) is not None)]:
+        size = getattr(config, name)
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name} is {size!r}: it must be a whole number, at least 1")
+    if config.d_head is None and config.d_model % config.n_heads:
+        raise ValueError(f"d_model ({config.d_model}) must be divisible by n_heads ({config.n_heads}), or give d_head")
+    if config.n_heads % config.n_kv_heads:
+        raise ValueError(f"n_heads ({config.n_heads}) must be divisible by n_kv_heads ({config.n_kv_heads})")
+    d_head = config.d_model // config.n_heads if config.d_head is None else config.d_head
+    if d_head % 2:
+        raise ValueError(f"d_head is {d_head}: it must be even, for rotary pairs")
+    for name, least in (("rope_base", 1), ("norm_eps", 0)):
+        number = getattr(config, name)
+        if not isinstance(number, Real) or not least < number < math.inf:
+            raise ValueError(f"{name} is {number!r}: it must be a number above {least}")
+    for name in ("window_layers", "no_rope_layers"):
+        if unknown := set(getattr(config, name) or ()) - set(range(config.n_layers)):
+            raise ValueError(f"{name} names block {min(unknown)}: there are 0 to {config.n_layers - 1}")
 
 
 def explain_misfit(kept: Tensor, lengths: Sequence[int], layer: int, keys: Tensor, values: Tensor) -> str:

@@ -28,7 +28,8 @@ _all_ = ["read_text", "bpe_merges", "save_tokenizer", "tokenizer_from_merges", "
 END_OF_TEXT = "<|endoftext|>"
 
 # How GPT-2 cuts a text before any merge: contractions, words and numbers with the space before
-# them, runs of punctuation, white space (Radford et al., 2019; OpenAI published the pattern).
+# them, runs of punctuation, white space (Radford et al., 2019; OpenAI published the pattern, here
+# in the equivalent form that tiktoken runs).
 GPT2_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
                 r"|\s++$|\s+(?!\S)|\s")
 
@@ -53,7 +54,7 @@ def train_bpe(text: str | Iterable[str], vocab_size: int,
 
     Raises:
         ValueError: if the text is empty, `vocab_size` has no room for the 256 bytes and the special
-            tokens, special tokens are empty or double, or the text runs out of pairs to merge.
+            tokens, special tokens are empty or repeated, or the text runs out of pairs to merge.
 
     Source: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (2016),
         section 3.2; on bytes: Radford et al., "Language Models are Unsupervised Multitask

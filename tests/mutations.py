@@ -72,7 +72,7 @@ MUTATIONS = {
     "rotation ignores the past": (
         "llama", "cache.positions(tokens)", "torch.arange(tokens, device=x.device)", ["llama"]),
     "llama3 scaling: factor for the fast pairs": (
-        "llama", "((turns - low) / (high - low)).clamp(0, 1)", "((high - turns) / (high - low)).clamp(0, 1)",
+        "rotary_scaling", "((turns - low) / (high - low)).clamp(0, 1)", "((high - turns) / (high - low)).clamp(0, 1)",
         ["llama"]),
     "gate and content swapped": (
         "llama", "gate, content = self.expand", "content, gate = self.expand", ["llama"]),
@@ -243,7 +243,7 @@ MUTATIONS = {
     "a cache grows by a little at a time": (
         "formats.conversations", "room *= 2", "room += 64", ["formats/conversations"]),
     "a chat does not note what it said": (
-        "open_weights", "self.read_so_far.add(token)", "pass", ["formats/conversations", "chat"]),
+        "formats.chats", "self.read_so_far.add(token)", "pass", ["formats/conversations", "chat"]),
     "a text that ends in U+FFFD is never shown": (
         "formats.decoding", 'if len(self._window) > _LONGEST else ""', 'if False else ""', ["formats/decoding"]),
     "a token is decoded without the one before": (

@@ -195,7 +195,7 @@ def test_sampling_settings_reach_the_model(words, monkeypatch):
         seen.update(options, max_new_tokens=max_new_tokens, shape=tuple(token_ids.shape))
         return iter([torch.tensor([words.encode("a")[0]]), torch.tensor([STOP]), torch.tensor([70])])
 
-    monkeypatch.setattr("llmbook.open_weights.stream_tokens", fake)
+    monkeypatch.setattr("llmbook.formats.chats.stream_tokens", fake)
     assert Chat(Scripted(), words).say("Hi") == "a"
     assert seen.pop("shape")[0] == 1 and seen.pop("cache").length == 0
     assert seen == {"temperature": 0.7, "top_p": 0.9, "stop_tokens": (0, STOP), "max_new_tokens": 200}

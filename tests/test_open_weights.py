@@ -213,7 +213,7 @@ def brought(tmp_path, monkeypatch) -> tuple[GPT, Path]:
 
 
 def test_what_comes_with_the_package_needs_no_network(brought, monkeypatch):
-    monkeypatch.setattr("llmbook.open_weights.fetch", None)
+    monkeypatch.setattr("llmbook.formats.shipped.fetch", None)
     model, tokenizer = load_pretrained("storyteller", device="cpu")
     assert isinstance(model, GPT) and not model.training and tokenizer.n_vocab == 300
     assert {p.dtype for p in model.parameters()} == {torch.float32}

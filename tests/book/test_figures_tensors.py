@@ -36,7 +36,8 @@ def said(ax) -> list[str]:
 
 def test_the_step_of_training_names_the_shapes_and_the_sections():
     words = " | ".join(said(figures.training_step(batch=7, letters=5)))
-    for part in ("inputs (7, 5)", "scores (7, 2)", "targets\n(7,)", "(A.6)", "(A.7)", "(A.8)", "(A.9)", "backward"):
+    for part in ("inputs (7, 5)", "scores (7, 2)", "targets\n(7,)", "(A.6)", "(A.7)", "(A.8)", "(A.9)", "zero_grad",
+                 "backward"):
         assert part in words, part
 
 
@@ -74,4 +75,4 @@ def test_the_bits_are_those_of_the_number(value):
     assert torch.tensor(stored, dtype=torch.int32).view(torch.float32) == torch.tensor(value)
     half = torch.tensor(int(bits[32:48], 2), dtype=torch.int16)
     assert half.view(torch.bfloat16).item() == torch.tensor(value).bfloat16().item()
-    assert f"float16: {torch.tensor(value).half().item():.8f}" in words
+    assert f"float16, 1 + 5 + 10 bits: {torch.tensor(value).half().item():.8f}" in words

@@ -42,3 +42,25 @@ def test_aligned_pieces_stand_in_line():
 def test_as_many_labels_as_rows():
     with pytest.raises(ValueError, match="2 rows and 1 labels: give one label for each row"):
         token_rows([["a"], ["b"]], ["only"])
+
+
+def faces(axes):
+    return [plt.matplotlib.colors.to_hex(box.get_facecolor()).upper() for box in boxes(axes)]
+
+
+def test_a_new_piece_stands_out_in_its_row_only():
+    axes = token_rows([["t", "h", "e"], ["t", "he"], ["the"]], ["a", "b", "c"], colour="new")
+    assert faces(axes) == [BYTE, BYTE, BYTE, BYTE, TOKEN, TOKEN]
+    axes = token_rows([["k", "et", "et"], ["k", "etet"]], ["a", "b"], colour="new")
+    assert faces(axes) == [BYTE, BYTE, BYTE, BYTE, TOKEN]
+
+
+def test_a_piece_keeps_its_colour_from_row_to_row():
+    axes = token_rows([["the", " kettle"], [" kettle", " sa"]], ["in", "out"], colour="piece")
+    the, kettle, again, last = faces(axes)
+    assert kettle == again and len({the, kettle, last}) == 3
+
+
+def test_another_colour_is_refused():
+    with pytest.raises(ValueError, match="no colour 'age' for tokens: choose one of length, new, piece"):
+        token_rows([["a"]], ["only"], colour="age")

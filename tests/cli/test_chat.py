@@ -64,7 +64,7 @@ def test_a_chat_keeps_its_turns_and_ends_with_the_input(chat_model, call, monkey
     seen = []
     tokenizer = load_tokenizer(chat_model / "tokenizer.json")
     end = tokenizer.encode("<|im_end|>", allowed_special="all")[0]
-    monkeypatch.setattr("llmbook.open_weights.stream_tokens",
+    monkeypatch.setattr("llmbook.formats.chats.stream_tokens",
                         lambda model, ids, *_, **sampling: seen.append((ids.tolist(), sampling)) or iter([
                             torch.tensor([72]), torch.tensor([105]), torch.tensor([end])]))
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\nagain\n"))

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from llmbook.formats.export import convert_for_hugging_face
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.open_weights import load_pretrained
 from llmbook.training import save_model
-from tests.support.pretrained import LLAMA3, SMALL, difference, shaken, some_ids
+from tests.support.gguf_files import IN_GGUF, write_gguf
+from tests.support.pretrained import LLAMA3, SMALL, difference, reference, shaken, some_ids
 
 transformers = pytest.importorskip("transformers")
 
@@ -44,6 +46,19 @@ def test_a_bfloat16_model_is_saved_as_such(tmp_path):
     assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path).dtype == torch.bfloat16
     again, _ = load_pretrained(tmp_path, dtype=torch.bfloat16)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), ours.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_gguf_file_becomes_a_folder(dtype, tmp_path):
+    write_gguf(tmp_path / "model.gguf", reference("Llama", **IN_GGUF))
+    expected, _ = load_pretrained(tmp_path / "model.gguf", torch.float32, "cpu")
+    convert_for_hugging_face(str(tmp_path / "model.gguf"), tmp_path / "folder", dtype)
+    found, _ = load_pretrained(tmp_path / "folder", dtype, "cpu")
+    assert type(found) is Llama and found.config == expected.config
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor.to(dtype)), name
+    with pytest.raises(FileExistsError, match="empty or a new folder"):
+        convert_for_hugging_face(tmp_path / "model.gguf", tmp_path / "folder")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

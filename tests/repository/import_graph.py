@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("storyworld.*",),  # imports nothing of the rest, and no torch
     ("threads", "extras", "files", "devices", "assets", "families", "protocols", "diagnosis", "model_files",
      "answer_checks", "judges", "tokenizing", "pair_counts", "head_loss", "short_attention",
-     "compiling", "prefetching", "caching", "documents", "training_run"),
+     "compiling", "prefetching", "caching", "documents", "training_run", "rotary_scaling"),
     ("text",),
     ("attention",),
     ("gpt",),

@@ -26,12 +26,13 @@ IDS = (1169, 40231, 25889, 780, 340)  # by GPT-2's tokenizer
 FEATURES = "(tokens, d_model)"
 
 
-def model_diagram(lit: str | Sequence[str]) -> Axes:
+def model_diagram(lit: str | Sequence[str], closed: bool = False) -> Axes:
     """Draw the model of this book as a flow of data, the shape on every arrow, for one text.
 
     Args:
         lit: what the chapter is about: one of `MODEL_PARTS` or several. "classifier" and "instructions" change the
             end or the text of the picture to theirs; "training" adds the loss.
+        closed: draw what is between the ids and the softmax as one box, for readers who have not met its parts.
 
     Raises:
         ValueError: for a part that is not there.
@@ -41,10 +42,37 @@ def model_diagram(lit: str | Sequence[str]) -> Axes:
         if name not in MODEL_PARTS:
             raise ValueError(f"no part {name!r} in the model: choose one of {', '.join(MODEL_PARTS)}")
     on = {part for name in names for part in MODEL_PARTS[name]}
+    if closed:
+        return _closed(on)
     board = Board(594, f"Data-flow diagram of a GPT, from a text to the next token; lit: {', '.join(names)}.")
     _input(board, on)
     _blocks(board, on)
     _output(board, on)
+    return board.ax
+
+
+def _closed(on: set[str]) -> Axes:
+    """The picture with one box for the model, from a text to the next token."""
+    board = Board(302, "A language model as one closed box: token ids go in, a probability for each token comes out, "
+                       "the next token is appended to the text, and all of it is repeated.")
+    ids, last, going_on = "ids" in on, "softmax" in on, "next" in on
+    board.box(60, 8, 330, 28, "".join(PIECES), "text" in on, data=True)
+    board.arrow([(110, 36), (110, 58)], "tokenizer" in on)
+    board.shape(121, 46, "text", "tokenizer" in on)
+    board.box(60, 58, 330, 28, "tokenizer", "tokenizer" in on)
+    board.arrow([(110, 86), (110, 112)], ids)
+    board.shape(121, 98, "token ids", ids)
+    board.text(390, 98, "  ".join(str(number) for number in IDS), size=8.5, ha="right", family="monospace",
+               colour="#003D63" if ids else "#5F666E")
+    board.box(60, 112, 330, 70, "the model\n(closed until chapters 2 to 4)")
+    board.arrow([(110, 182), (110, 212)], last)
+    board.shape(121, 196, "a probability for each token", last)
+    board.box(60, 212, 330, 28, "take one token", last)
+    board.arrow([(110, 240), (110, 266)], going_on)
+    board.box(60, 266, 330, 28, "boiled", going_on, data=True)
+    board.arrow([(60, 280), (26, 280), (26, 22), (60, 22)], going_on, dashed=True)
+    board.text(14, 151, "append, and again", size=8.5, rotation=90, ha="center",
+               colour="#003D63" if going_on else "#5F666E")
     return board.ax
 
 

@@ -17,7 +17,8 @@ def loss_ladder(upto: str | None = None, yours: Mapping[str, float] | None = Non
                 table: Mapping[str, Sequence[float]] | None = None) -> Axes:
     """Draw the rungs of the loss ladder: bits that a model needs for each byte of stories it has never seen.
 
-    The hollow bar is no rung: it counts with as much context as the network has.
+    The hollow bar is no rung: it counts with as much context as the network has. The ticks of seeds that nearly agree
+    fall together.
 
     Args:
         upto: the last rung to draw, one of `llmbook.book.ladder.RUNGS`; all if None. A rung that the table lacks is
@@ -46,7 +47,7 @@ def loss_ladder(upto: str | None = None, yours: Mapping[str, float] | None = Non
             end = _mean(values)
             colour = "none" if name == RIVAL else BLUE if name == names[-1] and upto else "#B9C4CE"
             ax.barh(place, end, height=0.62, facecolor=colour, edgecolor="#9AA5AF" if name == RIVAL else colour)
-            ax.plot(values, [place] * len(values), "|", color="#20262C", markersize=9, markeredgewidth=1.2)
+            ax.plot(values, [place] * len(values), "|", color="#20262C", markersize=19, markeredgewidth=1.2, zorder=6)
         if name in yours:
             ax.plot(yours[name], place, "D", color=ORANGE, markeredgecolor="#333333", markersize=7, zorder=5,
                     label="yours" if name == next(iter(yours)) else None)
@@ -58,8 +59,9 @@ def loss_ladder(upto: str | None = None, yours: Mapping[str, float] | None = Non
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     seeds = {len(table[name]) for name in names if name in table}
-    marks = f"bar: mean, line: each of {max(seeds)} seeds" if seeds and max(seeds) > 1 else ""
-    ax.set_title("Loss ladder" + (f"  ({marks})" if marks else ""), fontsize=9.5, color="#333333", loc="left")
+    marks = f"bar: mean, tick: each of {max(seeds)} seeds" if seeds and max(seeds) > 1 else ""
+    ax.set_title("Loss ladder, lower is better" + (f"\n{marks}" if marks else ""), fontsize=9.5, color="#333333",
+                 loc="left")
     if yours:
         ax.legend(loc="lower right", fontsize=9, handletextpad=0.2)
     return ax

@@ -25,7 +25,7 @@ def training_step(batch: int = 256, letters: int = 12) -> Axes:
     board = Board(428, "Diagram of one step of training: a data set, a loader, a model, a loss, the backward pass and "
                        "the optimizer, which changes the model's parameters.")
     parts = (("data set and loader  (A.8)", False), ("model with parameters  (A.7)", True),
-             ("loss  (A.9)", False), ("loss.backward()  (A.6)", False), ("optimizer.step()  (A.9)", True))
+             ("loss  (A.9)", False), ("zero_grad(), loss.backward()  (A.6)", False), ("optimizer.step()  (A.9)", True))
     shapes = (f"inputs ({batch}, {letters})", f"scores ({batch}, 2)", "one number", "a gradient for each parameter")
     for number, (words, lit) in enumerate(parts):
         top = 10 + 92 * number
@@ -35,8 +35,8 @@ def training_step(batch: int = 256, letters: int = 12) -> Axes:
             board.shape(121, top + 64, shapes[number])
     board.arrow([(290, 28), (330, 28), (330, 212), (290, 212)])
     board.text(339, 118, f"targets\n({batch},)", size=8.5, colour="#5F666E")
-    board.arrow([(290, 396), (408, 396), (408, 246), (408, 78), (270, 78), (270, 102)], lit=True)
-    board.text(399, 322, "new\nparameters", size=8.5, colour="#003D63", ha="right")
+    board.arrow([(40, 396), (22, 396), (22, 120), (40, 120)], lit=True)
+    board.text(12, 258, "new parameters", size=8.5, colour="#003D63", ha="center", rotation=90)
     return board.ax
 
 
@@ -138,7 +138,8 @@ def number_bits(value: float) -> Axes:
         whole = stored.view({4: torch.int32, 2: torch.int16}[stored.element_size()]).item()
         bits = format(whole, f"0{sum(fields)}b")
         top = 10 + 58 * number
-        board.text(12, top + 8, f"{str(dtype)[6:]}: {stored.item():.8f}", size=9.5, weight="bold")
+        lengths = " + ".join(map(str, fields))
+        board.text(12, top + 8, f"{str(dtype)[6:]}, {lengths} bits: {stored.item():.8f}", size=9.5, weight="bold")
         kinds = [kind for kind, length in enumerate(fields) for _ in range(length)]
         for place, (bit, kind) in enumerate(zip(bits, kinds)):
             board.ax.add_patch(Rectangle((12 + 12.4 * place, top + 20), 11.4, 20, linewidth=0.8,

@@ -89,6 +89,7 @@ def _written(token: bytes) -> str:
 def _still(text: str, learned: list[tuple[bytes, bytes]]) -> Figure:
     """The beginning of the text as tokens after no merge, some, and all; and the first merges."""
     part = text if len(text) <= SHOWN else text[:SHOWN].rsplit(" ", 1)[0]
+    cut = "" if part == text else ", the beginning shown"
     steps = sorted({0, min(5, len(learned)), min(15, len(learned)), len(learned)})
     pieces = [[_written(token) for token in tokens_after(part, learned[:step])] for step in steps]
     widths = [sum(max(len(piece), 0.75) + 0.7 for piece in row) for row in pieces]
@@ -97,7 +98,8 @@ def _still(text: str, learned: list[tuple[bytes, bytes]]) -> Figure:
     *strips, below = figure.subplots(len(steps) + 1, 1, height_ratios=[*[line + 0.6 for line in lines], 3.2])
     for axes, step, row in zip(strips, steps, pieces):
         count = len(tokens_after(text, learned[:step]))
-        token_strip(row, title=f"{step or 'no'} merge{'' if step == 1 else 's'}: {count} tokens", per_line=52, ax=axes)
+        done = f"{step or 'no'} merge{'' if step == 1 else 's'}"
+        token_strip(row, title=f"{done}: {count} tokens{cut}", per_line=52, ax=axes)
     shown = [f"{number}. {_written(left)} + {_written(right)}" for number, (left, right) in enumerate(learned[:15], 1)]
     for number, line in enumerate(shown):
         below.text(number // 5 / 3, 1 - (number % 5) / 5, line, va="top", family="monospace", transform=below.transAxes)

@@ -73,7 +73,7 @@ class MultiHeadAttention(nn.Module):
     Raises ValueError if the sizes do not divide, or x or the cache has other sizes.
 
     Source: Vaswani et al. (2017), section 3.2; fewer key-value heads: Ainslie et al. (2023); norms
-        of queries and keys: Dehghani et al. (2023).
+        of queries and keys: Henry et al. (2020), Dehghani et al. (2023).
     """
 
     def __init__(self, d_model: int, n_heads: int, dropout: float = 0.0, bias: bool = False,

@@ -23,7 +23,6 @@ from .protocols import LossFunction, RunKeeper, Team
 from .training_run import (History, TrainingConfig, TrainingRun, clip_gradients,
                                   count_targets, endless, target_counter)
 
-# what else `llmbook.training` offers
 _all_ = ["History", "OneProcess", "TrainingConfig", "count_targets", "endless", "load_model",
          "save_model"]
 
@@ -32,9 +31,8 @@ def next_token_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor
     """Mean cross-entropy, in nats a token, of predicting `targets` from `inputs`.
 
     Both are ids, (batch, tokens). Targets of -100 do not count; where none does, the loss is 0.
-    Returns a scalar with a gradient.
     """
-    if chunks_pay(model, targets):  # the same, without all logits at once
+    if chunks_pay(model, targets):  # a large batch: the same in chunks
         return chunked_loss(model, inputs, targets)
     logits = model(inputs)  # (batch, tokens, vocab_size)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100,
@@ -47,9 +45,8 @@ def evaluate(model: nn.Module, loader: Iterable, loss_fn: LossFunction,
              max_batches: int | None = None, precision: str = "auto") -> float:
     """Mean loss over all targets of a loader's tuples of tensors, with dropout off.
 
-    A batch weighs as many targets as it counts: see `count_targets`, or `loss_fn.count_targets`
-    where a loss has its own. max_batches: stop after so many. precision: see
-    `llmbook.devices.autocast`. Raises ValueError for no batch, or no target that counts.
+    A batch weighs as many targets as it counts (`count_targets`, or the loss's own). precision: see
+    `llmbook.devices.autocast`. Raises ValueError if no batch or no target counts.
     """
     device, count = next(model.parameters()).device, target_counter(loss_fn)
     losses, counts = [], []
@@ -68,8 +65,7 @@ def evaluate(model: nn.Module, loader: Iterable, loss_fn: LossFunction,
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
     """The learning rate of step 0, 1, ... max_steps - 1: linear warm-up, then half a cosine.
 
-    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017),
-        section 3.
+    Source: Loshchilov and Hutter, "SGDR" (2017), section 3.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -81,9 +77,8 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters as AdamW's two groups: matrices with `weight_decay`, the rest without.
 
-    Raises ValueError if there is none. Decay of the weights apart from the loss: Loshchilov and
-    Hutter, "Decoupled Weight Decay Regularization" (2019), algorithm 2; that norms and biases are
-    spared is common practice.
+    Raises ValueError if there is none. Source: Loshchilov and Hutter, "Decoupled Weight Decay
+    Regularization" (2019), algorithm 2; to spare norms and biases is common practice.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
@@ -100,18 +95,16 @@ def train(model: nn.Module, train_loader: Iterable, loss_fn: LossFunction, confi
 
     Args:
         model: moved to the team's device, where it stays. Frozen parameters are left alone.
-        train_loader: yields tuples of tensors; a batch has as many examples as its first dimension.
+        train_loader: yields tuples of tensors, (examples, ...) each.
         loss_fn: `loss_fn(model, *batch)` returns a scalar to minimise, such as `next_token_loss`:
             the mean over what the batch counts (`count_targets`), 0 where nothing counts.
         val_loader: its mean loss is measured every `config.eval_every` steps.
-        checkpoints: a `llmbook.scale.checkpoints.Checkpoints`: writes them, and goes on from the
-            newest.
+        checkpoints: a `Checkpoints` of `llmbook.scale`: writes them, goes on from the newest.
         on_step: called with each step's record, as in the history.
         team: the processes that train together; this one alone, on `config.device`, if None.
 
     Returns the history, also after Ctrl-C. Raises FloatingPointError for a loss or gradient that is
-    not finite (before the weights are touched), ValueError for no batch or nothing to train;
-    RuntimeError if `compile` finds no compiler.
+    not finite, before the weights are touched; ValueError for no batch or nothing to train.
     """
     run = TrainingRun(model, loss_fn, config, team)  # brings the model to its device
     optimizer = torch.optim.AdamW(decay_groups(model, config.weight_decay), betas=config.betas,

@@ -167,7 +167,7 @@ MUTATIONS = {
     "what a row has had is taken for another's": (
         "text_batch", "else self.seen[rows]", "else self.seen[: len(rows)]", ["generation"]),
     "the penalty makes logits below 0 likelier": (
-        "generation", "logits * penalty)", "logits / penalty)", ["generation"]),
+        "repetition", "logits * penalty)", "logits / penalty)", ["generation"]),
     "a compiled pass sees places that are not filled": (
         "compiled", "(self.places < position)", "(self.places <= position)", ["compiled"]),
     "a compiled pass sees padding": (

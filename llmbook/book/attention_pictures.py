@@ -119,7 +119,7 @@ def heads_cut(tokens: int, n_heads: int, d_head: int) -> Axes:
     texts = (f"one product gives every query: {tokens} × {d_model}", f"cut: {n_heads} × {tokens} × {d_head}",
              f"after attention, heads end to end: {tokens} × {d_model}")
     for level, text in zip((levels[0] + 0.25, levels[1] + 0.95, levels[2] - tokens * side - 1.3), texts):
-        ax.text(spread / 2, level, text, ha="center", va="bottom", fontsize=9.5,
+        ax.text(spread / 2, level, text, ha="center", va="bottom", fontsize=9.5, zorder=5,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     ax.set(xlim=(-0.5, spread + 0.5), ylim=(levels[2] - tokens * side - 1.5, 1.6))
     ax.set_aspect("equal")

@@ -151,15 +151,19 @@ def total_nats(model: Callable[[Tensor], Tensor], held_out: Sequence[Sequence[in
     """
     total = 0.0
     for document in held_out:
-        ids = torch.tensor([list(document)])
-        size = context_length or ids.shape[1]
-        start, counted = 0, 0  # of the targets, which are ids[:, 1:]
-        while counted < ids.shape[1] - 1:
-            window = ids[:, start : start + size + 1]
-            logits = model(window[:, :-1])[0, counted - start :].float()
-            total += F.cross_entropy(logits, window[0, counted - start + 1 :], reduction="sum").item()
-            counted = start + window.shape[1] - 1
-            start = counted - size // 2
+        ids = torch.tensor(list(document))
+        places = len(ids) - 1
+        size = context_length or places
+        starts = list(range(0, max(1, places - size + size // 2), max(1, size // 2)))
+        inputs = torch.full((len(starts), min(size, places)), document[-1])
+        targets = torch.full_like(inputs, -100)
+        for row, start in enumerate(starts):  # all windows of a document at once; what they lack stands at their ends
+            window = ids[start : start + size + 1]
+            inputs[row, : len(window) - 1] = window[:-1]
+            counted = size // 2 if row else 0  # targets that the window before has counted
+            targets[row, counted : len(window) - 1] = window[1 + counted :]
+        logits = model(inputs).float()
+        total += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum").item()
     return total
 
 

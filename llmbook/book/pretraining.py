@@ -20,9 +20,9 @@ from llmbook.protocols import LossFunction
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["draw_costs", "draw_distribution", "draw_kept", "draw_losses", "draw_repeats", "draw_scaling",
-           "draw_schedule", "draw_skills", "draw_steps", "draw_worlds", "first_steps", "fit_power_law", "ngram_losses",
-           "repeated_share", "split_pages", "tokens_and_bytes", "with_one_bad_batch"]
+__all__ = ["draw_costs", "draw_distribution", "draw_first_steps", "draw_kept", "draw_losses", "draw_repeats",
+           "draw_scaling", "draw_schedule", "draw_skills", "draw_steps", "first_steps", "fit_power_law",
+           "ngram_losses", "repeated_share", "split_pages", "tokens_and_bytes", "with_one_bad_batch"]
 
 
 def ngram_losses(documents: Sequence[Sequence[int]], held_out: Sequence[Sequence[int]], vocab_size: int, end: int,
@@ -135,23 +135,24 @@ def draw_steps(gradients: Sequence[float], steps: Mapping[str, Sequence[float]])
     return ax
 
 
+def draw_first_steps(model: nn.Module) -> tuple[list[float], tuple[list[float], list[float]]]:
+    """Draw the first steps of gradient descent and of AdamW from a model that has its gradients and stays as it is.
+
+    Returns the mean size of each parameter's gradient, and of its step with the one and the other.
+    """
+    gradients = [parameter.grad.abs().mean().item() for parameter in model.parameters()]
+    sgd = first_steps(model, torch.optim.SGD, lr=0.1)
+    adamw = first_steps(model, torch.optim.AdamW, lr=1e-3, weight_decay=0)
+    draw_steps(gradients, {"gradient descent, rate 0.1": sgd, "AdamW, rate 0.001": adamw})
+    return gradients, (sgd, adamw)
+
+
 def draw_schedule(rates: Sequence[float]) -> Axes:
     """The learning rate of each step."""
     _, ax = plt.subplots(figsize=(7, 2.6))
     ax.plot(rates, color=BLUE)
     ax.set(title="The learning rate warms up, then falls along a cosine", xlabel="training step",
            ylabel="learning rate")
-    return ax
-
-
-def draw_worlds(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Axes:
-    """Held-out bits per byte against steps, for each text."""
-    _, ax = plt.subplots(figsize=(7, 3.6))
-    for (name, (steps, values)), colour, mark in zip(lines.items(), (BLUE, RED), "os"):
-        ax.plot(steps, values, color=colour, marker=mark, label=name)
-    ax.set(title="The same model finds the real text harder at the same step", xlabel="training step",
-           ylabel="held-out bits per byte", ylim=(0, None))
-    ax.legend()
     return ax
 
 
@@ -190,14 +191,18 @@ def draw_kept(before: Sequence[float], after: Mapping[str, Sequence[float]]) -> 
     return list(axes)
 
 
-def draw_repeats(shares: Mapping[str, Mapping[float, Sequence[float]]], title: str) -> Axes:
-    """For each line, temperature -> shares of repeated n-grams of several texts: means and 95 % intervals."""
+def draw_repeats(shares: Mapping[str, Mapping[float, Sequence[float]]], title: str, level: float | None = None) -> Axes:
+    """For each line, temperature -> shares of repeated n-grams of several texts: means and 95 % intervals, which end at
+    0. level: the share in real texts, as a grey line."""
     _, ax = plt.subplots(figsize=(7, 3.6))
     for (name, points), colour, mark in zip(shares.items(), (BLUE, ORANGE, GREEN), "os^"):
         means = [100 * float(np.mean(values)) for values in points.values()]
         errors = [196 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
                   for values in points.values()]
-        ax.errorbar(list(points), means, errors, color=colour, marker=mark, capsize=3, label=name)
+        below = [min(mean, error) for mean, error in zip(means, errors)]
+        ax.errorbar(list(points), means, [below, errors], color=colour, marker=mark, capsize=3, label=name)
+    if level is not None:
+        ax.axhline(100 * level, color=GREY, linestyle="--", label="real stories")
     ax.set(title=title, xlabel="temperature (0: always the likeliest)", ylabel="repeated 4-grams (%)", ylim=(0, None))
     ax.legend()
     return ax

@@ -61,6 +61,15 @@ def test_first_steps_move_a_copy():
     assert all(map(torch.equal, before, model.parameters()))
 
 
+def test_first_steps_are_drawn_for_both_optimizers():
+    model = nn.Linear(3, 2)
+    model(torch.ones(4, 3)).sum().backward()  # each weight's gradient is 4
+    gradients, (sgd, adamw) = book.draw_first_steps(model)
+    assert gradients == pytest.approx([4, 4]) and sgd == pytest.approx([0.4, 0.4])
+    assert adamw == pytest.approx([1e-3, 1e-3], rel=1e-3)
+    assert [list(line.get_ydata()) for line in plt.gca().lines] == [sgd, adamw]
+
+
 def test_one_call_is_spoiled():
     loss_fn = book.with_one_bad_batch(lambda model, x: x.sum(), at=2, times=1000)
     assert [float(loss_fn(None, torch.ones(2))) for _ in range(3)] == [2.0, 2000.0, 2.0]
@@ -97,8 +106,8 @@ def test_pictures_show_the_numbers_they_are_given():
     assert [bar.get_height() for bar in axes[0].patches[2:]] == [1.0, 0.0]
     ax = book.draw_repeats({"none": {0: [0.5, 0.7], 1: [0.0, 0.2]}}, "title")
     assert list(ax.lines[0].get_ydata()) == pytest.approx([60, 10])
-    ax = book.draw_worlds({"stories": ([1, 2], [3.0, 2.0]), "pages": ([1, 2], [4.0, 3.5])})
-    assert list(ax.lines[1].get_ydata()) == [4.0, 3.5]
+    ax = book.draw_repeats({"none": {0: [0.0, 0.2]}}, "title", 0.05)
+    assert list(ax.lines[-1].get_ydata()) == [5, 5] and min(ax.collections[0].get_segments()[0][:, 1]) == 0
     assert list(book.draw_schedule([1.0, 2.0]).lines[0].get_ydata()) == [1.0, 2.0]
 
 

@@ -15,7 +15,7 @@ from tests.support.repository import ROOT
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("storyworld.*",),  # imports nothing of the rest, and no torch
     ("threads", "extras", "files", "devices", "assets", "families", "protocols", "diagnosis", "model_files",
-     "answer_checks", "judges", "tokenizing", "pair_counts", "head_loss", "short_attention",
+     "answer_checks", "judges", "tokenizing", "pair_counts", "head_loss", "repetition", "short_attention",
      "compiling", "prefetching", "caching", "documents", "training_run", "rotary_scaling"),
     ("text",),
     ("attention",),

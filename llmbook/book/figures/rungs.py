@@ -63,7 +63,7 @@ def loss_ladder(upto: str | None = None, yours: Mapping[str, float] | None = Non
     ax.set_title("Loss ladder, lower is better" + (f"\n{marks}" if marks else ""), fontsize=9.5, color="#333333",
                  loc="left")
     if yours:
-        ax.legend(loc="lower right", fontsize=9, handletextpad=0.2)
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, fontsize=9, handletextpad=0.2)
     return ax
 
 

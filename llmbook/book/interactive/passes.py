@@ -94,4 +94,5 @@ def _still(tokens: Sequence[str], prompt: int, start: int) -> Figure:
         axes.annotate(f"{label}: {totals[-1]}", (n, totals[-1]), xytext=(-6, 5 if which else -2), ha="right",
                       va="bottom", textcoords="offset points")
     axes.set(title="keys and values computed in all", xlabel="tokens read", ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     return figure

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from .devices import PRECISIONS, own_part
 from .protocols import Cache
 
-__all__ = ["check_cache", "check_counts", "check_heads", "check_llama", "check_sampling", "check_training",
-           "explain_bad_logits", "explain_misfit", "explain_not_finite"]
+__all__ = ["check_cache", "check_counts", "check_gpt_sizes", "check_heads", "check_llama", "check_sampling",
+           "check_token_ids", "check_training", "explain_bad_logits", "explain_misfit", "explain_not_finite"]
 
 
 def explain_not_finite(model: nn.Module, parts: Sequence[Sequence[Tensor]], counts: Sequence[int], loss: float,
@@ -117,6 +117,39 @@ def check_heads(d_model: int, n_heads: int, n_kv_heads: int, d_head: int | None,
         raise ValueError(f"n_heads ({n_heads}) must be divisible by n_kv_heads ({n_kv_heads})")
     if window is not None and window < 1:
         raise ValueError(f"window is {window}: it must be at least 1, or None for no limit")
+
+
+def check_gpt_sizes(config: Any) -> None:
+    """Raise ValueError unless a model can be built with the sizes of a `llmbook.gpt.GPTConfig`."""
+    for name in ("vocab_size", "context_length", "d_model", "n_heads", "n_layers"):
+        if not isinstance(size := getattr(config, name), Integral) or size < 1:
+            raise ValueError(f"{name} is {size!r}: it must be a whole number, at least 1")
+    if config.d_model % config.n_heads:
+        raise ValueError(f"d_model ({config.d_model}) must be divisible by n_heads ({config.n_heads})")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout is {config.dropout}: it must be at least 0 and below 1")
+
+
+def check_token_ids(token_ids: Tensor, vocab_size: int, context_length: int, past: int = 0) -> None:
+    """Raise ValueError unless `token_ids` fit the vocabulary and, after `past` tokens, the context.
+
+    Args:
+        token_ids: (batch, tokens), compared with `vocab_size` on the CPU only.
+        vocab_size, context_length: the model's.
+        past: tokens that a cache holds already.
+    """
+    if token_ids.dim() != 2 or token_ids.numel() == 0:
+        raise ValueError(f"token_ids have shape {tuple(token_ids.shape)}: give (batch, tokens) with at least one token")
+    if token_ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"token_ids are {token_ids.dtype}: give whole numbers, torch.int64")
+    if (tokens := past + token_ids.shape[1]) > context_length:
+        raise ValueError(f"{tokens} tokens exceed the context_length of {context_length}: shorten the text")
+    if token_ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return  # on a GPU each call would wait for the answer, and a compiled pass has no "if"
+    if not 0 <= int(token_ids.min()) <= int(token_ids.max()) < vocab_size:
+        bad = int(token_ids[(token_ids < 0) | (token_ids >= vocab_size)][0])
+        raise ValueError(f"token id {bad} is outside the vocabulary of {vocab_size}: "
+                         "encode the text with the model's own tokenizer")
 
 
 def check_llama(config: Any) -> None:

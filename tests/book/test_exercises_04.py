@@ -4,15 +4,16 @@ import pkgutil
 import re
 from importlib import import_module
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from llmbook.book import exercises
 from llmbook.book.exercises import Wrong
 from llmbook.book.exercises import chapter_04 as check
-from llmbook.gpt import GPT, TransformerBlock, count_parameters
+from llmbook.book.ladder import CONTEXT
+from llmbook.gpt import GPT, GPTConfig, TransformerBlock, count_parameters
 
 
 def rejects(exercise, answer, phrase):
@@ -71,44 +72,91 @@ def test_shapes_wrong(answer, phrase):
     rejects(check.exercise_1, answer, phrase)
 
 
-# --- 4.2 parameters of a block -----------------------------------------------------------------------------------
+# --- 4.2 the block that forgets ----------------------------------------------------------------------------------
 
-def block_parameters(d, bias):
-    return 12 * d**2 + 10 * d + 3 * d * bias
-
-
-def block_parameters_in_parts(d, bias):
-    qkv, out = 3 * d * d + (3 * d if bias else 0), d * d + d
-    return torch.tensor(qkv + out + (d * 4 * d + 4 * d) + (4 * d * d + d) + 2 * (d + d))
+def steps(first, second):
+    def answer(block, x):
+        x = first(x, block.attention, block.attention_norm)
+        return second(x, block.feed_forward, block.feed_forward_norm)
+    return answer
 
 
-def test_block_parameters_right():
-    check.exercise_2.verify(block_parameters)
-    check.exercise_2.verify(block_parameters_in_parts)
-    check.exercise_2.verify(lambda d, bias: np.int64(block_parameters(d, bias)))
+def pre(x, step, norm):
+    return x + step(norm(x))
+
+
+def forgets(x, step, norm):
+    return norm(x) + step(norm(x))
+
+
+def post(x, step, norm):
+    return norm(x + step(x))
+
+
+def no_norm(x, step, norm):
+    return x + step(x)
+
+
+def no_addition(x, step, norm):
+    return step(norm(x))
+
+
+def swapped_norms(block, x):
+    x = x + block.attention(block.feed_forward_norm(x))
+    return x + block.feed_forward(block.attention_norm(x))
+
+
+def adds_to_the_input(block, x):
+    middle = x + block.attention(block.attention_norm(x))
+    return x + block.feed_forward(block.feed_forward_norm(middle))
+
+
+def in_place(block, x):
+    x += block.attention(block.attention_norm(x))
+    return x + block.feed_forward(block.feed_forward_norm(x))
+
+
+def by_hand(block, x):
+    for step, norm in ((block.attention, block.attention_norm), (block.feed_forward, block.feed_forward_norm)):
+        centred = x - x.mean(-1, keepdim=True)
+        x = x + block.dropout(step(centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight
+                                   + norm.bias))
+    return x
+
+
+def test_mended_block_right():
+    check.exercise_2.verify(steps(pre, pre))
+    check.exercise_2.verify(by_hand)
+    check.exercise_2.verify(lambda block, x: block(x))
 
 
 @pytest.mark.parametrize("answer, phrase", [
-    (lambda d, bias: 12 * d * d, "matrices alone"),
-    (lambda d, bias: block_parameters(d, bias) - 4 * d, "the two norms"),
-    (lambda d, bias: block_parameters(d, bias) - 2 * d, "One norm is missing"),
-    (lambda d, bias: block_parameters(d, bias) - d, "output of attention has one too"),
-    (lambda d, bias: block_parameters(d, bias) - 5 * d, "biases of feed-forward"),
-    (lambda d, bias: block_parameters(d, bias) - 6 * d, "Biases are missing"),
-    (lambda d, bias: block_parameters(d, True), "(12, False) is 1,884, PyTorch counts 1,848. Only with qkv_bias=True"),
-    (lambda d, bias: block_parameters(d, False), "(12, True) is 1,848, PyTorch counts 1,884. Only with qkv_bias=True"),
-    (lambda d, bias: block_parameters(d, bias) - 3 * d * (not bias), "each matrix is inputs x outputs"),
-    (lambda d, bias: block_parameters(d, bias) + 3 * d * bias, "each matrix is inputs x outputs"),
-    (lambda d, bias: True, "should be one number, not bool"),
-    (lambda d, bias: torch.ones(2), "should be one number, not Tensor"),
-    (lambda d, bias: block_parameters(d, bias) - d * d, "One matrix of attention"),
-    (lambda d, bias: block_parameters(d, bias) - 4 * d * d, "feed-forward has two"),
-    (lambda d, bias: 17, "each matrix is inputs x outputs"),
-    (lambda d, bias: block_parameters(d, bias) + 0.5, "whole number"),
-    (lambda d, bias: "many", "should be one number, not str"),
+    (steps(forgets, forgets), "still the forgetful block"),
+    (steps(pre, forgets), "The first half is right"),
+    (steps(forgets, pre), "The second half is right"),
+    (steps(post, post), "norms of 2017"),
+    (steps(no_norm, no_norm), "norms are gone"),
+    (steps(no_addition, no_addition), "additions are gone"),
+    (swapped_norms, "norms are swapped"),
+    (adds_to_the_input, "adds to the block's input"),
+    (in_place, "x itself was changed"),
+    (lambda block, x: x, "x = x + part(norm(x))"),
+    (lambda block, x: block(x)[0], "has shape"),
+    (lambda block, x: (x, x), "The result should be a tensor, not tuple"),
 ])
-def test_block_parameters_wrong(answer, phrase):
+def test_mended_block_wrong(answer, phrase):
     rejects(check.exercise_2, answer, phrase)
+
+
+def test_the_forgetful_block_forgets_how_large_its_input_was():
+    """What the exercise tells the reader to try."""
+    torch.manual_seed(0)
+    block = TransformerBlock(GPTConfig(d_model=64, n_heads=4, dropout=0.0))
+    x = torch.randn(1, 6, 64)
+    with torch.no_grad():
+        forgetful, ours = steps(forgets, forgets), steps(pre, pre)
+        assert torch.allclose(forgetful(block, 10 * x), forgetful(block, x), atol=1e-3)
+        assert (ours(block, 10 * x) - ours(block, x)).abs().max() > 1
 
 
 # --- 4.3 memory of the cache -------------------------------------------------------------------------------------
@@ -146,89 +194,7 @@ def test_cache_memory_wrong(answer, phrase):
     rejects(check.exercise_3, answer, phrase)
 
 
-# --- 4.4 norm after the addition ---------------------------------------------------------------------------------
-
-def post_norm(block, x):
-    x = block.attention_norm(x + block.attention(x))
-    return block.feed_forward_norm(x + block.feed_forward(x))
-
-
-def post_norm_by_loop(block, x):
-    for step, norm in ((block.attention, block.attention_norm), (block.feed_forward, block.feed_forward_norm)):
-        total = torch.add(x, block.dropout(step(x)))
-        centred = total - total.mean(-1, keepdim=True)
-        x = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
-    return x
-
-
-def steps(first, second):
-    def answer(block, x):
-        x = first(x, block.attention, block.attention_norm)
-        return second(x, block.feed_forward, block.feed_forward_norm)
-    return answer
-
-
-def post(x, step, norm):
-    return norm(x + step(x))
-
-
-def on_branch(x, step, norm):
-    return x + norm(step(x))
-
-
-def no_addition(x, step, norm):
-    return norm(step(x))
-
-
-def no_norm(x, step, norm):
-    return x + step(x)
-
-
-def both_norms(x, step, norm):
-    return norm(x + step(norm(x)))
-
-
-def swapped_norms(block, x):
-    x = block.feed_forward_norm(x + block.attention(x))
-    return block.attention_norm(x + block.feed_forward(x))
-
-
-def adds_to_the_input(block, x):
-    middle = block.attention_norm(x + block.attention(x))
-    return block.feed_forward_norm(x + block.feed_forward(middle))
-
-
-def in_place(block, x):
-    x += block.attention(x)
-    return post_norm(block, x)
-
-
-def test_post_norm_right():
-    check.exercise_4.verify(post_norm)
-    check.exercise_4.verify(post_norm_by_loop)
-
-
-@pytest.mark.parametrize("answer, phrase", [
-    (lambda block, x: block(x), "norms before the steps"),
-    (swapped_norms, "norms are swapped"),
-    (steps(on_branch, on_branch), "It belongs on the sum"),
-    (steps(no_addition, post), "first addition is missing"),
-    (steps(post, no_addition), "second addition is missing"),
-    (steps(no_addition, no_addition), "without residual"),
-    (steps(no_norm, post), "first norm is missing"),
-    (steps(post, no_norm), "second norm is missing"),
-    (steps(both_norms, both_norms), "a norm before it too"),
-    (adds_to_the_input, "adds to the block's input"),
-    (in_place, "x itself was changed"),
-    (lambda block, x: x, "x = norm(x + step(x))"),
-    (lambda block, x: post_norm(block, x)[0], "has shape"),
-    (lambda block, x: (x, x), "The result should be a tensor, not tuple"),
-])
-def test_post_norm_wrong(answer, phrase):
-    rejects(check.exercise_4, answer, phrase)
-
-
-# --- 4.5 a table of its own --------------------------------------------------------------------------------------
+# --- 4.4 a table of its own --------------------------------------------------------------------------------------
 
 class Layer(GPT):
     """The head as a layer."""
@@ -304,8 +270,8 @@ class Transposed(GPT):
 
 
 def test_untied_right():
-    check.exercise_5.verify(Layer)
-    check.exercise_5.verify(lambda config: Bare(config))
+    check.exercise_4.verify(Layer)
+    check.exercise_4.verify(lambda config: Bare(config))
 
 
 @pytest.mark.parametrize("answer, phrase", [
@@ -326,6 +292,74 @@ def test_untied_right():
     (lambda config: Layer(type(config)(d_model=32, n_heads=4, n_layers=2, vocab_size=300)), "config differs"),
 ])
 def test_untied_wrong(answer, phrase):
+    rejects(check.exercise_4, answer, phrase)
+
+
+# --- 4.5 the lab -------------------------------------------------------------------------------------------------
+
+class ThreeBytes(nn.Module):
+    """The solution: chapter 1's three bytes below two blocks."""
+
+    def __init__(self, features=48, blocks=2):
+        super().__init__()
+        config = GPTConfig(257, CONTEXT, features, n_heads=4, dropout=0.0)
+        self.embedding, self.hidden = nn.Embedding(257, 24), nn.Linear(3 * 24, features)
+        self.position = nn.Parameter(0.1 * torch.randn(CONTEXT, features))
+        self.blocks = nn.Sequential(*(TransformerBlock(config) for _ in range(blocks)))
+        self.norm, self.out = nn.LayerNorm(features), nn.Linear(features, 257)
+
+    def forward(self, ids):
+        three = F.pad(ids, (2, 0), value=256).unfold(1, 3, 1)
+        x = self.hidden(self.embedding(three).flatten(2)) + self.position[: ids.shape[1]]
+        return self.out(self.norm(self.blocks(x)))
+
+
+class LooksAhead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(257, 8), nn.Linear(8, 257)
+
+    def forward(self, ids):
+        return self.out(self.embedding(ids.roll(-1, dims=1)))
+
+
+def test_small_model_right():
+    assert count_parameters(ThreeBytes()) <= check.LAB_PARAMETERS
+
+
+@pytest.mark.slow
+def test_small_model_reaches_the_target():
+    check.exercise_5.verify(lambda: (ThreeBytes(), 8e-3))
+
+
+@pytest.mark.slow
+def test_the_plain_model_that_the_text_names_misses_the_target():
+    rejects(check.exercise_5, lambda: (GPT(GPTConfig(257, CONTEXT, 48, 4, 2, 0.0)), 1e-3), "the target is 2.6")
+
+
+@pytest.mark.parametrize("bits, rate, phrase", [
+    (3.5, 8e-3, "no better than counting pairs"), (float("nan"), 8e-3, "no better than counting pairs"),
+    (2.9, 1e-3, "larger learning rate"), (2.9, 8e-3, "What does the first layer see")])
+def test_small_model_missed(monkeypatch, bits, rate, phrase):
+    monkeypatch.setattr(check, "train_small_model", lambda model, rate: bits)
+    rejects(check.exercise_5, lambda: (ThreeBytes(), rate), phrase)
+
+
+def test_small_model_just_made_it(monkeypatch):
+    monkeypatch.setattr(check, "train_small_model", lambda model, rate: check.LAB_TARGET - 0.001)
+    check.exercise_5.verify(lambda: (ThreeBytes(), 1e-3))
+
+
+@pytest.mark.parametrize("answer, phrase", [
+    (lambda: ThreeBytes(), "Return two things"),
+    (lambda: (1e-3, ThreeBytes()), "should be one number, not ThreeBytes"),
+    (lambda: ("model", 1e-3), "not str"),
+    (lambda: (ThreeBytes(), 3), "The learning rate is 3"),
+    (lambda: (ThreeBytes(64), 1e-3), "parameters, more than 100,000"),
+    (lambda: (LooksAhead(), 1e-3), "looks ahead"),
+    (lambda: (nn.Sequential(nn.Embedding(257, 8), nn.Linear(8, 256)), 1e-3), "has shape (2, 64, 256)"),
+])
+def test_small_model_wrong(answer, phrase):
     rejects(check.exercise_5, answer, phrase)
 
 
@@ -369,19 +403,12 @@ def test_every_chapters_checks_leave_the_random_numbers_as_they_were(name, capsy
 def test_a_right_answer_leaves_the_random_numbers_as_they_were():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    check.exercise_4.verify(post_norm)
-    check.exercise_5.verify(Layer)
+    check.exercise_2.verify(by_hand)
+    check.exercise_4.verify(Layer)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_checks_here_do_not_reseed_a_gpu(monkeypatch):
     monkeypatch.setattr(torch, "manual_seed", None)  # it would: a check that calls it stops
-    check.exercise_4.verify(post_norm)
-    check.exercise_5.verify(Layer)
-
-
-def test_the_pencil_agrees_with_a_block():
-    from llmbook.gpt import GPTConfig
-
-    block = TransformerBlock(GPTConfig(d_model=48, n_heads=4))
-    assert count_parameters(block) == block_parameters(48, False)
+    check.exercise_2.verify(by_hand)
+    check.exercise_4.verify(Layer)

@@ -7,7 +7,7 @@ matplotlib.use("agg")
 import pytest
 import torch
 
-from llmbook.book import figures
+from llmbook.book import block_pictures, figures
 from llmbook.book.figures.model import IDS, MODEL_PARTS, PIECES
 from llmbook.book.ladder import RUNGS
 from tests.book.test_figures_tensors import APPENDIX_A
@@ -21,6 +21,8 @@ BOARDS += [lambda parts=parts: figures.model_diagram(parts)
 BOARDS += [lambda part=part: figures.transformer_2017(part) for part in (None, "encoder", "decoder", "attention")]
 BOARDS += [figures.bert_and_gpt, figures.training_run, figures.gpt_and_llama, figures.model_files]
 BOARDS += APPENDIX_A
+BOARDS += [block_pictures.block_diagram,
+           lambda: block_pictures.generation_loop("the kettle sang because it", IDS, 50257, " nevertheless")]
 
 
 def words(ax) -> str:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...gpt import GPT, GPTConfig, TransformerBlock, count_parameters
-from . import close, exercise, expect, expect_tensor
+from ..ladder import CONTEXT, bits_per_byte, ladder_data, total_nats, train_rung
+from . import close, exercise, expect, expect_number, expect_tensor
 
 _SIZES = (GPTConfig(vocab_size=11, context_length=8, d_model=12, n_heads=3, n_layers=2, dropout=0.0),
           GPTConfig(vocab_size=30, context_length=16, d_model=20, n_heads=5, n_layers=3, qkv_bias=True))
@@ -74,29 +75,50 @@ def exercise_1(predict_shapes: Callable[[GPTConfig, int, int], tuple]) -> None:
                f"The cache's keys are not {keys} {case}: (n_layers, batch, n_heads, room for tokens, features a head).")
 
 
-@exercise("4.2", "Your pencil agrees with PyTorch.")
-def exercise_2(count_block: Callable[[int, bool], int]) -> None:
-    for d_model, qkv_bias in ((12, False), (12, True), (64, True), (768, False), (1600, True)):
-        answer = _number(count_block(d_model, qkv_bias), "The count")
-        with torch.device("meta"):
-            block = TransformerBlock(GPTConfig(d_model=d_model, n_heads=4, qkv_bias=qkv_bias))
-        right, d = count_parameters(block), d_model
-        mistakes = {
-            12 * d * d: "This is the matrices alone. Biases, scales and shifts are missing.",
-            right - 4 * d: "4 x d_model are missing: the two norms, each with a scale and a shift? Or the biases "
-                           "of the widened features?",
-            right - 2 * d: "One norm is missing, or the shifts of both.",
-            right - d: "One bias of d_model is missing: the output of attention has one too, "
-                       "also where query, key and value have none.",
-            right - 5 * d: "The biases of feed-forward are missing: 4 d_model to widen and d_model to come back.",
-            right - 6 * d: "Biases are missing: the output of attention has one, and both matrices of feed-forward.",
-            right - 3 * d if qkv_bias else right + 3 * d: "Only with qkv_bias=True do query, key and value have a bias "
-                                                          "each, of d_model.",
-            right - d * d: "One matrix of attention is missing: query, key, value and the output.",
-            right - 4 * d * d: "One matrix is missing: feed-forward has two, d_model x 4 d_model and back.",
-        }
-        expect(answer == right, f"count_block({d_model}, {qkv_bias}) is {answer:,}, PyTorch counts {right:,}. "
-               + mistakes.get(answer, "Add up attention, feed-forward and two norms; each matrix is inputs x outputs."))
+def _shaken_block(config: GPTConfig) -> TransformerBlock:
+    block = TransformerBlock(config).eval()
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return block
+
+
+@exercise("4.2", "The norms had overwritten the residual stream, so nothing was left of its size.")
+def exercise_2(mended_block: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    for config in _SIZES:
+        with torch.no_grad():
+            block = _shaken_block(config)
+            x = 2 * torch.randn(2, 6, config.d_model)
+            before = x.clone()
+            answer = expect_tensor(mended_block(block, x), x.shape, "The result")
+            expect(torch.equal(x, before), "x itself was changed. Write x = x + ..., not x += ...: the caller's "
+                   "tensor is not yours.")
+            norm_1, norm_2, attention, forward = (block.attention_norm, block.feed_forward_norm, block.attention,
+                                                  block.feed_forward)
+            first = x + attention(norm_1(x))  # the first half mended
+            lost = norm_1(x) + attention(norm_1(x))  # as it is in the broken block
+            after = norm_1(x + attention(x))
+            bare = x + attention(x)
+            mistakes = (
+                (norm_2(lost) + forward(norm_2(lost)), "This is still the forgetful block. Compare the first line with "
+                 "x + attention(norm(x)): what is added to what?"),
+                (norm_2(first) + forward(norm_2(first)), "The first half is right. The second one still replaces x by "
+                 "its normalised copy before it adds."),
+                (lost + forward(norm_2(lost)), "The second half is right. The first one still replaces x by its "
+                 "normalised copy before it adds."),
+                (norm_2(after + forward(after)), "These are the norms of 2017, after each addition. Then the stream "
+                 "still forgets how large it was: let each part read a normalised copy, and leave the stream alone."),
+                (bare + forward(bare), "The norms are gone. Each part should still read a normalised copy."),
+                (x + attention(norm_2(x)) + forward(norm_1(x + attention(norm_2(x)))), "The two norms are swapped."),
+                (forward(norm_2(attention(norm_1(x)))), "The additions are gone: these are the values without skip "
+                 "connections."),
+                (x + forward(norm_2(first)), "The second part adds to the block's input. It should add to what the "
+                 "first part left."),
+            )
+            for values, message in mistakes:
+                expect(not close(answer, values), message)
+            expect(close(answer, block(x), 1e-4), "The values are off. Two parts, and each one is "
+                   "x = x + part(norm(x)): first attention, then feed-forward.")
 
 
 @exercise("4.3", "Long texts in large batches can take more memory than the model itself.")
@@ -124,56 +146,8 @@ def exercise_3(cache_bytes: Callable[[GPTConfig, int, int, int], int]) -> None:
                                         "tokens, batch_size and bytes_per_number."))
 
 
-def _shaken_block(config: GPTConfig) -> TransformerBlock:
-    block = TransformerBlock(config).eval()
-    with torch.no_grad():
-        for parameter in block.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return block
-
-
-@exercise("4.4", "The norms now stand on the path itself, so the gradient passes every one of them.")
-def exercise_4(post_norm_forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
-    for config in _SIZES:
-        with torch.no_grad():
-            block = _shaken_block(config)
-            x = 2 * torch.randn(2, 6, config.d_model)
-            before = x.clone()
-            answer = expect_tensor(post_norm_forward(block, x), x.shape, "The result")
-            expect(torch.equal(x, before), "x itself was changed. Write x = x + ..., not x += ...: the caller's "
-                   "tensor is not yours.")
-            norm_1, norm_2 = block.attention_norm, block.feed_forward_norm
-            middle = norm_1(x + block.attention(x))
-            right = norm_2(middle + block.feed_forward(middle))
-            swapped = norm_2(x + block.attention(x))
-            branch = x + norm_1(block.attention(x))
-            bare = norm_1(block.attention(x))
-            plain = x + block.attention(x)
-            both = norm_1(x + block.attention(norm_1(x)))
-            mistakes = (
-                (block(x), "These are the values with the norms before the steps, which is what the block does."),
-                (norm_1(swapped + block.feed_forward(swapped)), "The two norms are swapped."),
-                (branch + norm_2(block.feed_forward(branch)),
-                 "The norm is on what a step adds. It belongs on the sum: norm(x + step(x))."),
-                (norm_2(bare + block.feed_forward(bare)), "The first addition is missing."),
-                (norm_2(block.feed_forward(bare)), "The additions are missing: these are the values without residual "
-                                                   "connections."),
-                (norm_2(block.feed_forward(middle)), "The second addition is missing."),
-                (norm_2(plain + block.feed_forward(plain)), "The first norm is missing."),
-                (middle + block.feed_forward(middle), "The second norm is missing."),
-                (norm_2(both + block.feed_forward(norm_2(both))),
-                 "Each step has a norm before it too. Here it reads the stream as it is: norm(x + step(x))."),
-                (norm_2(x + block.feed_forward(middle)),
-                 "The second step adds to the block's input. It should add to what the first step left."),
-            )
-            for values, message in mistakes:
-                expect(not close(answer, values), message)
-            expect(close(answer, right, 1e-4), "The values are off. Two steps, and each one is "
-                   "x = norm(x + step(x)): first attention, then feed-forward.")
-
-
-@exercise("4.5", "The design is yours to change: one method is the whole output layer.")
-def exercise_5(untied_gpt: Callable[[GPTConfig], GPT]) -> None:
+@exercise("4.4", "The design is yours to change: one method is the whole output layer.")
+def exercise_4(untied_gpt: Callable[[GPTConfig], GPT]) -> None:
     config = GPTConfig(vocab_size=300, context_length=16, d_model=32, n_heads=4, n_layers=2, dropout=0.0)
     hidden_layer = ("A layer stored as self.lm_head is hidden by the method of that name, and not used. Give the layer "
                     "another name and override lm_head.")
@@ -221,3 +195,42 @@ def _check_first_table(model: GPT) -> None:
     spread = heads[0].std().item()
     expect(0.018 < spread < 0.022, f"The new table starts with a standard deviation of {spread:.3f}, expected 0.02. "
            "GPT.__init__ has drawn its weights before your layer exists, so draw this one yourself.")
+
+
+LAB_PARAMETERS, LAB_STEPS, LAB_STORIES, LAB_TARGET = 100_000, 600, 30, 2.6
+
+
+def train_small_model(model: nn.Module, learning_rate: float) -> float:
+    """Train a model on the ladder's stories, in place; returns bits per byte of 30 validation stories."""
+    data = ladder_data()
+    train_rung(model, data.train, seed=0, learning_rate=learning_rate, steps=LAB_STEPS)
+    model.eval()
+    stories = data.validation[:LAB_STORIES]
+    return bits_per_byte(total_nats(model, stories, CONTEXT), sum(len(story) - 2 for story in stories))
+
+
+@exercise("4.5", "A good first layer and a bold learning rate are worth more than another block.")
+def exercise_5(best_small_model: Callable[[], tuple[nn.Module, float]]) -> None:
+    answer = _started(best_small_model())
+    expect(isinstance(answer, (tuple, list)) and len(answer) == 2, "Return two things: a model and a learning rate.")
+    model, rate = _started(answer[0]), expect_number(answer[1], "The learning rate")
+    expect(isinstance(model, nn.Module), f"Return a model, an nn.Module, not {type(model).__name__}.")
+    expect(0 < rate < 1, f"The learning rate is {rate:g}: choose one above 0 and below 1.")
+    numbers = count_parameters(model)
+    expect(numbers <= LAB_PARAMETERS, f"Your model has {numbers:,} parameters, more than {LAB_PARAMETERS:,}.")
+    ids = torch.randint(0, 256, (2, CONTEXT))
+    changed = ids.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % 256
+    model.eval()
+    with torch.no_grad():
+        logits = expect_tensor(model(ids), (2, CONTEXT, 257), "What your model returns")
+        expect(bool(logits.isfinite().all()), "Some logits are not finite.")
+        expect(close(model(changed)[:, :-1], logits[:, :-1]),
+               "Your model looks ahead: earlier logits change when the last byte does.")
+    model.train()
+    bits = train_small_model(model, rate)
+    hint = ("That is no better than counting pairs of bytes (3.39): is the learning rate far too small or too large?"
+            if not bits < 3.4 else "Try a larger learning rate." if rate < 2e-3 else
+            "What does the first layer see? Chapter 1's network reads three bytes at once.")
+    expect(bits < LAB_TARGET, f"After {LAB_STEPS} steps it needs {bits:.2f} bits per byte; the target is "
+           f"{LAB_TARGET}. {hint}")

@@ -2,8 +2,8 @@
 
 The text is short stories of `llmbook.storyworld`. What is predicted is each token of a story and its end, given what
 the story says before; what is reported is bits per byte, so that models with different tokens can be compared. The
-ladder's own tokens are bytes, which need no tokenizer to be trained first. With longer tokens, counting is too good to be passed
-in seconds by anything that learns: the phrases of the stories return.
+ladder's own tokens are bytes, which need no tokenizer to be trained first. With longer tokens, counting is too good to
+be passed in seconds by anything that learns: the phrases of the stories return.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ from llmbook.book.figures import BLUE, GREEN, GREY, ORANGE
 from llmbook.formats.tokenizers import Tokenizer
 from llmbook.generation import generate
 
-__all__ = ["TASKS", "Task", "answer_words", "ask", "draw_shares", "questions", "share_interval",
+__all__ = ["TASKS", "FewShotTask", "answer_words", "ask", "draw_shares", "questions", "share_interval",
            "sign_test_of_pairs"]
 
-class Task(NamedTuple):
+class FewShotTask(NamedTuple):
     """An instruction, names for a question and its answer, and pairs of both; the first five are kept as examples."""
 
     instruction: str
@@ -35,17 +35,17 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "plural": Task(
+    "plural": FewShotTask(
         "Give the plural of the word.", "Word", "Plural",
         "child children|mouse mice|leaf leaves|city cities|box boxes|foot feet|man men|knife knives|baby babies|"
         "tooth teeth|goose geese|wife wives|bus buses|party parties|wolf wolves|dish dishes|woman women|half halves|"
         "story stories|tomato tomatoes|shelf shelves|church churches|ox oxen|fly flies|glass glasses"),
-    "past tense": Task(
+    "past tense": FewShotTask(
         "Give the past tense of the verb.", "Verb", "Past",
         "walk walked|go went|see saw|take took|play played|run ran|eat ate|write wrote|sing sang|buy bought|"
         "think thought|stop stopped|fall fell|keep kept|speak spoke|know knew|drink drank|try tried|leave left|"
         "make made|come came|break broke|fly flew|hope hoped|swim swam"),
-    "into French": Task(
+    "into French": FewShotTask(
         "Translate the English word into French.", "English", "French",
         "dog chien|cat chat|house maison|water eau|bread pain|book livre|tree arbre|night nuit|day jour|red rouge|"
         "white blanc|milk lait|king roi|sun soleil|moon lune|hand main|head tête|door porte|winter hiver|friend ami|"

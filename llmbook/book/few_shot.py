@@ -17,7 +17,7 @@ from llmbook.book.figures import BLUE, GREEN, GREY, ORANGE
 from llmbook.formats.tokenizers import Tokenizer
 from llmbook.generation import generate
 
-__all__ = ["TASKS", "FewShotTask", "answer_words", "ask", "draw_shares", "questions", "share_interval",
+__all__ = ["TASKS", "FewShotTask", "answer_words", "ask", "draw_shares", "few_shot_questions", "share_interval",
            "sign_test_of_pairs"]
 
 class FewShotTask(NamedTuple):
@@ -53,7 +53,7 @@ TASKS = {
 }
 
 
-def questions(task: str, n_examples: int) -> list[tuple[str, str]]:
+def few_shot_questions(task: str, n_examples: int) -> list[tuple[str, str]]:
     """The twenty questions of a task, each a text with `n_examples` solved ones before it, and its right answer.
 
     Raises ValueError for a task that is not in `TASKS`, or more than five examples.

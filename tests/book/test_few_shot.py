@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from llmbook.book import few_shot
-from llmbook.book.few_shot import TASKS, answer_words, ask, draw_shares, questions, share_interval, sign_test_of_pairs
+from llmbook.book.few_shot import (
+    TASKS,
+    answer_words,
+    ask,
+    draw_shares,
+    few_shot_questions,
+    share_interval,
+    sign_test_of_pairs,
+)
 from llmbook.text import train_bpe
 from tests.support.scripted import Scripted
 
@@ -27,11 +35,11 @@ def test_a_task_has_twenty_questions_and_five_other_words_as_examples(task):
 
 
 def test_examples_stand_before_the_question_in_its_form():
-    text, answer = questions("plural", 2)[0]
+    text, answer = few_shot_questions("plural", 2)[0]
     assert text == ("Give the plural of the word.\n\nWord: child\nPlural: children\n\nWord: mouse\nPlural: mice\n\n"
                     "Word: foot\nPlural:")
     assert answer == "feet"
-    assert questions("into French", 0)[1] == (
+    assert few_shot_questions("into French", 0)[1] == (
         "Translate the English word into French.\n\nEnglish: tree\nFrench:", "arbre")
 
 
@@ -40,7 +48,7 @@ def test_examples_stand_before_the_question_in_its_form():
     ("plural", 6, "n_examples is 6: the tasks have 0 to 5"), ("plural", -1, "n_examples is -1")])
 def test_what_the_tasks_do_not_have_is_named(task, n_examples, message):
     with pytest.raises(ValueError, match=message):
-        questions(task, n_examples)
+        few_shot_questions(task, n_examples)
 
 
 @pytest.mark.parametrize(("text", "words"), [

@@ -148,7 +148,7 @@ def test_the_stored_rungs_go_down_and_every_seed_agrees():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chapter", ("01_understanding_llms", "03_attention"))
+@pytest.mark.parametrize("chapter", ("01_understanding_llms", "03_attention", "04_gpt"))
 def test_a_chapters_cells_give_the_stored_rungs(chapter):
     path = ROOT / "notebooks" / f"{chapter}.ipynb"
     if not tool.ladder_cells(path):

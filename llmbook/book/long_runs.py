@@ -42,7 +42,7 @@ def draw_forgetting(behind: Mapping[str, Sequence[float]]) -> Axes:
     axes.set(title="What is lost, and how much worse the run ends", yticks=range(len(behind)), yticklabels=list(behind),
              xlabel="held-out loss, above that of the same seed (nats per token)")
     axes.invert_yaxis()
-    axes.legend(loc="lower right", fontsize=9)
+    axes.legend(loc="lower left", fontsize=9)
     return axes
 
 

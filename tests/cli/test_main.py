@@ -126,7 +126,7 @@ def test_wrong_usage_is_named_in_one_line(place, call, arguments, message):
 
 @pytest.mark.parametrize("arguments, message", [
     (["pretrain", "run.toml", "--out", "o", "--set", "data.train=gone"], "--set data.train: [data] train: gone does "
-     "not exist: give a text file, a folder, or stories or python-documentation or twenty-in-hand"),
+     "not exist: give a text file, a folder, or stories or short-stories or python-documentation or twenty-in-hand"),
     (["pretrain", "run.toml", "--out", "o", "--set", "data.tokenizer=gpt5"], "no tokenizer named 'gpt5'"),
     (["tokenize", "run.toml", "t", "--tokenizer", "tokenizer.json"], "run.toml is not of a known kind"),
     (["tokenize", "gone", "t"], "gone does not exist"),

@@ -67,6 +67,9 @@ def count_weights(model: nn.Module) -> tuple[int, int]:
 
 
 def lora_study() -> pd.DataFrame:
-    """The runs of tools/lora.py, one a row: method, seed, learning_rate, trained, seconds, n, right, loss."""
-    text = resources.files(__package__).joinpath(TABLE_NAME).read_text(encoding="utf-8")
-    return load_extra("pandas").DataFrame(json.loads(text)["runs"])
+    """The runs of tools/lora.py, one a row: method, seed, learning_rate, trained, seconds, n, right, loss. Raises
+    FileNotFoundError if it has not been run."""
+    table = resources.files(__package__).joinpath(TABLE_NAME)
+    if not table.is_file():
+        raise FileNotFoundError(f"{table} is missing: make it with `python tools/lora.py`, some minutes of one core")
+    return load_extra("pandas").DataFrame(json.loads(table.read_text(encoding="utf-8"))["runs"])

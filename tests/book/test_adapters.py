@@ -1,9 +1,10 @@
 """llmbook.book.adapters: what memory a step needs, counted by hand for a small model, and the stored study."""
 
+import pytest
 import torch
 from torch import nn
 
-from llmbook.book.adapters import count_weights, train_adapter, training_memory
+from llmbook.book.adapters import count_weights, lora_study, train_adapter, training_memory
 from llmbook.classification import PreparedTexts, TextClassifier
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.lora import add_lora, to_four_bits
@@ -50,3 +51,11 @@ def test_an_adapter_learns_to_classify():
     steps = train_adapter(model, texts, 15, 1e-2, progress=False, device="cpu").steps
     assert steps[-1]["loss"] < 0.3 < 0.6 < steps[0]["loss"]
     assert torch.equal(model.model.blocks[0].attention.qkv.base.weight, frozen)
+
+
+def test_the_study_is_read_or_what_makes_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("llmbook.book.adapters.resources.files", lambda package: tmp_path)
+    with pytest.raises(FileNotFoundError, match="lora.json is missing: make it with `python tools/lora.py`"):
+        lora_study()
+    (tmp_path / "lora.json").write_text('{"runs": [{"method": "rank 8", "seed": 0, "right": 0.97}]}')
+    assert lora_study().to_dict("records") == [{"method": "rank 8", "seed": 0, "right": 0.97}]

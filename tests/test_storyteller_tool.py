@@ -118,6 +118,7 @@ def test_judge_prints_shares_with_intervals(finished, home, capsys):
     out = capsys.readouterr().out
     figures = {line[:62].strip(): line[63:] for line in out.splitlines()}
     assert figures["sampled stories without a problem (temperature 0.8)"] == "100.0 % (56.6 to 100.0), n = 5"
+    assert figures["sampled stories without a problem (temperature 0.3)"] == "100.0 % (56.6 to 100.0), n = 5"
     assert figures["held-out beginnings that get the ending they ask for"] == "20.0 % (3.6 to 62.4), n = 5"
     assert figures["held-out loss, 200 stories"] == "2.000 nats a token, 0.700 bits a byte"
     assert not (home / "judged.json").exists()  # it is not the storyteller that was judged

@@ -135,7 +135,7 @@ class InstructionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+    def __getitem__(self, place: int) -> tuple[Tensor, int | Tensor]:
         return self.rows[place]
 
 # %% ../notebooks/07_instructions.ipynb #c07e1a01
@@ -155,20 +155,20 @@ def encode_conversation(turns: Sequence[Mapping[str, str]], tokenizer: Tokenizer
                          f"{', '.join(BETWEEN_TURNS)}")
     ids, own = [], []
     for number, turn in enumerate(turns):
-        asked = turn["instruction"], turn.get("input", "")
-        prompt = encode_instruction(*asked, tokenizer, style, f"{where}, turn {number},")
+        asked, here = (turn["instruction"], turn.get("input", "")), f"{where}, turn {number},"
+        prompt = encode_instruction(*asked, tokenizer, style, here)
         if number:
             prompt = tokenizer.encode(BETWEEN_TURNS[style] + format_prompt(*asked, style),
                                       allowed_special="all")
         response = []
         if turn is not turns[-1] or "output" in turn:
-            response = _encode_response(turn["output"], tokenizer, style, f"{where}, turn {number},")
+            response = _encode_response(turn["output"], tokenizer, style, here)
         ids += prompt + response
         own += [False] * len(prompt) + [True] * len(response)
     return torch.tensor(ids), torch.tensor(own)
 
 
-class ConversationDataset(Dataset):
+class ConversationDataset(InstructionDataset):
     """Conversations as rows: (token ids (tokens,), which of them the assistant wrote (tokens,)).
 
     Args:
@@ -187,12 +187,6 @@ class ConversationDataset(Dataset):
                 raise ValueError(f"conversation {place} has no turn: leave it out")
             ids, own = encode_conversation(turns, tokenizer, self.style, f"conversation {place}")
             self.rows.append((ids[:context_length], own[:context_length]))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
-        return self.rows[place]
 
 # %% ../notebooks/07_instructions.ipynb #5b074f78
 def collate_instructions(items: Sequence[tuple[Tensor, int | Tensor]], mask_prompt: bool = True,
@@ -214,8 +208,8 @@ def collate_instructions(items: Sequence[tuple[Tensor, int | Tensor]], mask_prom
     return inputs, targets
 
 
-def instruction_loader(dataset: "InstructionDataset | ConversationDataset", batch_size: int = 8,
-                       shuffle: bool = True, seed: int = 0, mask_prompt: bool = True) -> DataLoader:
+def instruction_loader(dataset: InstructionDataset, batch_size: int = 8, shuffle: bool = True,
+                       seed: int = 0, mask_prompt: bool = True) -> DataLoader:
     """Batches of rows of about the same length, as `collate_instructions` makes them."""
     batches = LengthBatches([len(ids) for ids, _ in dataset.rows], batch_size, shuffle, seed)
     return DataLoader(dataset, batch_sampler=batches,
@@ -307,15 +301,14 @@ def converse(model: LanguageModel, tokenizer: Tokenizer, turns: Sequence[Mapping
     return tokenizer.decode(new).rstrip("\ufffd").strip()
 
 # %% ../notebooks/07_instructions.ipynb #7d96963c
-def held_out_loss(model: LanguageModel, dataset: "InstructionDataset | ConversationDataset",
+def held_out_loss(model: LanguageModel, dataset: InstructionDataset,
                   batch_size: int = 16) -> float:
     """Mean cross-entropy over all tokens of the responses, ends included, in nats per token."""
     return evaluate(model, instruction_loader(dataset, batch_size, shuffle=False), response_loss)
 
 # %% ../notebooks/07_instructions.ipynb #5f98191a
-def finetune_instructions(model: LanguageModel, training: "InstructionDataset | ConversationDataset",
-                          validation: "InstructionDataset | ConversationDataset | None" = None,
-                          epochs: int = 1,
+def finetune_instructions(model: LanguageModel, training: InstructionDataset,
+                          validation: InstructionDataset | None = None, epochs: int = 1,
                           batch_size: int = 8, learning_rate: float = 2e-4,
                           mask_prompt: bool = True, seed: int = 0,
                           checkpoints: RunKeeper | None = None,

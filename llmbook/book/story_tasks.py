@@ -13,7 +13,7 @@ from torch import nn
 
 from ..extras import load_extra
 from ..instructions import respond_all
-from ..storyworld import Task, check_answer
+from ..storyworld import Task, check_task
 from .storytelling import Share
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def right_by_kind(tasks: Sequence[Task], answers: Sequence[str]) -> dict[str, Sh
     """Kind -> the share of its tasks with a right answer; the kinds in the order in which they come."""
     right: dict[str, list[bool]] = {}
     for task, answer in zip(tasks, answers, strict=True):
-        right.setdefault(task.kind, []).append(check_answer(task, answer))
+        right.setdefault(task.kind, []).append(check_task(task, answer))
     return {kind: share_of(marks) for kind, marks in right.items()}
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from llmbook.book.exercises import Wrong, compare, exercise, expect, expect_number, expect_tensor
 from llmbook.instructions import format_prompt
-from llmbook.storyworld import Task, check_answer, tasks
+from llmbook.storyworld import Task, check_task, tasks
 
 
 @exercise("7.1", "The other positions teach nothing, so `response_loss` does not even compute their logits.")
@@ -168,7 +168,7 @@ def exercise_4(my_assistant: Callable[[list[dict[str, str]]], list[str]]) -> Non
     expect(isinstance(got, (list, tuple)) and all(isinstance(text, str) for text in got),
            "Return a list of texts, one for each entry, as respond_all does.")
     expect(len(got) == len(some), f"You return {len(got)} answers to {len(some)} entries: give one for each, in order.")
-    right = [check_answer(task, text) for task, text in zip(some, got)]
+    right = [check_task(task, text) for task, text in zip(some, got)]
     if sum(right) < LAB_TARGET * len(some):
         place = right.index(False)
         raise Wrong(f"{sum(right)} of {len(some)} answers are right, {math.ceil(LAB_TARGET * len(some))} are wanted. "

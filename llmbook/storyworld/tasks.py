@@ -23,7 +23,7 @@ from .world import Event, Story
 
 __all__ = ["KEPT_OUT", "KINDS", "Task", "check_task", "conversations", "tasks"]
 
-_TRIES = 60
+_TRIES = 400
 
 
 @dataclass(frozen=True)

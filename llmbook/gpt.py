@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import KeyValueCache, MultiHeadAttention
-from .devices import Linear, activation_dtype, linear  # like PyTorch's, sooner on a CPU
+from .devices import Linear, activation_dtype, linear  # Linear, linear: PyTorch's, sooner
 from .diagnosis import check_gpt_sizes, check_token_ids
 
 _all_ = ["check_token_ids"]  # of `llmbook.diagnosis`, offered here too

@@ -19,7 +19,8 @@ BOARDS += [lambda: figures.model_diagram(("text", "sampling"), closed=True)]
 BOARDS += [lambda parts=parts: figures.model_diagram(parts)
            for parts in (("text", "embeddings"), ("training", "sampling"))]
 BOARDS += [lambda part=part: figures.transformer_2017(part) for part in (None, "encoder", "decoder", "attention")]
-BOARDS += [figures.bert_and_gpt, figures.training_run, figures.gpt_and_llama, figures.model_files]
+BOARDS += [figures.adapter_diagram, figures.bert_and_gpt, figures.training_run, figures.gpt_and_llama,
+           figures.model_files]
 BOARDS += APPENDIX_A
 BOARDS += [block_pictures.block_diagram,
            lambda: block_pictures.generation_loop("the kettle sang because it", IDS, 50257, " nevertheless")]

@@ -2,7 +2,7 @@
 
     task = next(tasks(seed=1, n=1))
     task.story, task.instruction, task.answer      # "... \n\n ...", "Who has the kite now?", "Mira has the kite."
-    check_answer(task, "Bram has the kite.")       # False: the world knows better
+    check_task(task, "Bram has the kite.")       # False: the world knows better
     next(conversations(seed=1, n=1))               # several tasks about one story, one after the other
 
 `KINDS` are to be learned; `KEPT_OUT` are three more that no training should see, to test what carries over.
@@ -21,15 +21,15 @@ from .task_words import DEEDS, ENDINGS, FRAMES, LAST_WISHES, MOVES_UNSAID, PLOT_
 from .words import NUMBER_WORDS, Entity, lexicon
 from .world import Event, Story
 
-__all__ = ["KEPT_OUT", "KINDS", "Task", "check_answer", "conversations", "tasks"]
+__all__ = ["KEPT_OUT", "KINDS", "Task", "check_task", "conversations", "tasks"]
 
-_TRIES = 60
+_TRIES = 400
 
 
 @dataclass(frozen=True)
 class Task:
     """An instruction about the text `story` ("" for none). `answer` is one good answer, `kind` a key of KINDS or
-    KEPT_OUT, `wanted` what `check_answer` looks for."""
+    KEPT_OUT, `wanted` what `check_task` looks for."""
 
     kind: str
     instruction: str
@@ -43,7 +43,7 @@ class Task:
         return f"{self.story}\n\n{self.instruction}" if self.story else self.instruction
 
 
-def check_answer(task: Task, text: str) -> bool:
+def check_task(task: Task, text: str) -> bool:
     """Whether a text is a good answer to a task.
 
     A question's answer is one sentence of at most 20 words that names who or what is right and nobody and nothing else.

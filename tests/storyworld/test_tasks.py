@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from llmbook.storyworld import check_answer, conversations, tasks
+from llmbook.storyworld import check_task, conversations, tasks
 from llmbook.storyworld.corpus import has_held_out, one_story
 from llmbook.storyworld.grammar import all_kinds
 from llmbook.storyworld.task_checks import Wanted, says, words_of_the_world
@@ -46,38 +46,38 @@ def damaged(task: Task, seed: int) -> str | None:
 def test_every_kind_takes_its_turn_and_each_answer_passes(some):
     assert Counter(task.kind for task in some) == dict.fromkeys(EVERY, 20)
     for task in some:
-        assert check_answer(task, task.answer), (task.instruction, task.answer)
+        assert check_task(task, task.answer), (task.instruction, task.answer)
         assert task.prompt.endswith(task.instruction) and task.prompt.startswith(task.story)
 
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_another_name_place_or_thing_is_noticed(kind):
     tried = [(task, text) for task in tasks(21, 40, kinds=(kind,)) if (text := damaged(task, 3)) is not None]
-    missed = [(task.instruction, text) for task, text in tried if check_answer(task, text)]
+    missed = [(task.instruction, text) for task, text in tried if check_task(task, text)]
     assert len(tried) >= 35 and not missed, missed
 
 
 def test_what_is_no_answer_does_not_pass(some):
     for task in some:
         for text in ("", "I do not know.", "Yes.", "Once upon a time there was a king."):
-            assert not check_answer(task, text), (task.instruction, text)
+            assert not check_task(task, text), (task.instruction, text)
         if task.kind in ASKING:
-            assert not check_answer(task, task.answer.replace(".", ", or nobody."))
-            assert not check_answer(task, "It is not so that " + task.answer)
-            assert not check_answer(task, f"{task.answer} {task.answer}")
-            assert not check_answer(task, task.answer[:-1] + " and then" * 20 + ".")
+            assert not check_task(task, task.answer.replace(".", ", or nobody."))
+            assert not check_task(task, "It is not so that " + task.answer)
+            assert not check_task(task, f"{task.answer} {task.answer}")
+            assert not check_task(task, task.answer[:-1] + " and then" * 20 + ".")
 
 
 def test_the_same_in_other_words_passes(some):
     for task in some:
         if task.kind in ("who_has", "who_else"):
-            assert check_answer(task, f"It is {task.wanted.right[0]}!")
+            assert check_task(task, f"It is {task.wanted.right[0]}!")
 
 
 def test_a_story_must_end_as_it_was_asked_and_have_what_was_asked_for(some):
     for task in [task for task in some if task.kind == "tell"][:10]:
-        assert not check_answer(task, task.answer.rpartition("\n\n")[0])
-        assert not check_answer(task, task.answer.replace(".", ", or so they said.", 1))
+        assert not check_task(task, task.answer.rpartition("\n\n")[0])
+        assert not check_task(task, task.answer.replace(".", ", or so they said.", 1))
         wrong = Wanted("story", task.wanted.right, endings=("end_of_another_kind",))
         assert says(task.answer, Wanted("story", task.wanted.right)) and not says(task.answer, wrong)
         assert not says(task.answer, Wanted("story", (*task.wanted.right, "Rumpelstiltskin")))
@@ -85,8 +85,8 @@ def test_a_story_must_end_as_it_was_asked_and_have_what_was_asked_for(some):
 
 def test_a_continuation_continues(some):
     for task in [task for task in some if task.kind == "continue"][:5]:
-        assert not check_answer(task, one_story(1, short=True).text)
-        assert not check_answer(task, task.answer.rpartition(". ")[0] + ".")
+        assert not check_task(task, one_story(1, short=True).text)
+        assert not check_task(task, task.answer.rpartition(". ")[0] + ".")
 
 
 def test_an_answer_is_a_few_whole_sentences(some):
@@ -134,7 +134,7 @@ def test_a_conversation_is_about_one_story_and_asks_nothing_twice():
         story = f"{first.story} {first.answer if first.kind in ('tell', 'continue') else ''}".lower()
         assert len({task.answer for task in talk}) == len(talk)
         for task in talk:
-            assert task is first and task.kind == "continue" or check_answer(task, task.answer)
+            assert task is first and task.kind == "continue" or check_task(task, task.answer)
             if task.kind in ("who_has", "where", "who_did"):
                 assert all(word.lower() in story for word in task.wanted.right)
     assert begins["tell"] >= 4 and begins["continue"] >= 4 and begins["asked"] >= 30

@@ -29,7 +29,7 @@ def block_diagram() -> Axes:
     board.box(16, 8, 200, 28, "one vector per token", data=True)
     board.arrow([(56, 36), (56, 158)])
     board.arrow([(56, 174), (56, 392)])
-    board.text(64, 300, "skip\nconnection", size=8)
+    board.text(62, 300, "skip\nconnection", size=8.5)
     board.arrow([(56, 62), (190, 62)], True)
     board.shape(64, 50, features, True)
     board.box(190, 46, 100, 32, "norm", True)

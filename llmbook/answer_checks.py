@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["arithmetic", "check_answer", "check_kind", "last_number"]
+__all__ = ["arithmetic", "check_answer", "check_kind", "contains_answer", "last_number"]
 
 # --- arithmetic --------------------------------------------------------------------------------------------------
 
@@ -412,3 +412,25 @@ def check_answer(answer: str, check: Mapping[str, Any], output: str = "") -> boo
     except (TypeError, KeyError, AttributeError, IndexError, ValueError, OverflowError) as error:
         raise ValueError(f"the check {dict(check)} cannot be used ({type(error).__name__}: {error}): see "
                          "data/README.md for what its kind holds") from None
+
+
+def contains_answer(answer: str, check: Mapping[str, Any], output: str = "") -> bool:
+    """Whether the right answer is in an answer, perhaps among other words: a lenient `check_answer`.
+
+    For "exact" and "answers" the words must stand in it as they are, in any case; for "number" and "days" the number
+    must be one of its numbers. All other checks are as strict as `check_answer`, which a lenient answer may also pass.
+    """
+    if check_answer(answer, check, output):
+        return True
+    if not all(_holds(answer, part) for part in check.get("contains", [])):
+        return False
+    if "exact" in check or "answers" in check:
+        wanted = check.get("answers", [output])
+        plain = _plain(answer).casefold()
+        return any(re.search(rf"(?<!\w){re.escape(text)}(?!\w)", plain) is not None for one in wanted
+                   if (text := _plain(one).removesuffix(".").casefold()))
+    for name, value in (("number", lambda wanted: arithmetic(wanted)), ("days", lambda wanted: _days_between(*wanted))):
+        if name in check:
+            wanted = value(check[name])
+            return any(math.isclose(_read_number(found), wanted, rel_tol=1e-6) for found in _NUMBER.finditer(answer))
+    return False

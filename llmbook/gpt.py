@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import KeyValueCache, MultiHeadAttention
-from .devices import Linear, activation_dtype, linear
+from .devices import Linear, activation_dtype, linear  # Linear, linear: PyTorch's, sooner
 from .diagnosis import check_gpt_sizes, check_token_ids
 
 _all_ = ["check_token_ids"]  # of `llmbook.diagnosis`, offered here too
@@ -117,7 +117,7 @@ def initialize_weights(model: nn.Module, n_layers: int) -> None:
     residual stream, two in each of the `n_layers` blocks. The scales of the norms stay.
 
     Source: Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018),
-        section 4.1, for 0.02; Radford et al. (2019), section 2.3, for the smaller ones.
+        section 4.1, for 0.02; Radford et al. (2019), section 2.3, for the others, unlike its code.
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:  # linear layers and embeddings; norms and biases are vectors
@@ -188,7 +188,7 @@ def count_parameters(model: nn.Module, trainable: bool = False) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
 
 # %% ../notebooks/04_gpt.ipynb #31c763b0
-def forward_flops_per_token(config: GPTConfig, tokens: int) -> int:
+def forward_flops_per_token(config: GPTConfig, tokens: float) -> float:
     """Floating-point operations that a `GPT` spends on one token which looks at `tokens` tokens.
 
     Counted are the matrix products, a multiplication and an addition as two. Backward takes twice

@@ -58,17 +58,19 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     Source: Su et al. (2021), section 3.4.2, with the pairs laid out as in Llama's weights on
         Hugging Face.
     """
-    return x * cosine + x.roll(x.shape[-1] // 2, dims=-1) * sine  # roll swaps the two halves
+    # First half: a cos - b sin; second half: b cos + a sin. `roll` swaps the two halves of x.
+    return x * cosine + x.roll(x.shape[-1] // 2, dims=-1) * sine
 
 
 def rotation_at(positions: Tensor, frequencies: Tensor) -> Callable[[Tensor], Tensor]:
     """The function that turns queries and keys, (batch, heads, tokens, d_head), of tokens at
-    `positions`: (tokens,), or (batch, tokens) where each row has its own."""
+    `positions`: (tokens,), or (batch, tokens) where each row has its own. The number format of the
+    first features that it turns stays that of its table."""
     places = positions if positions.dim() == 1 else positions[:, None]  # the same for all heads
     cosine, sine = rotary_table(places, frequencies)
 
     def rotation(features: Tensor) -> Tensor:
-        nonlocal cosine, sine  # converted once, by the first of the blocks
+        nonlocal cosine, sine  # the outer two: the first block converts them for all
         cosine, sine = cosine.to(features.dtype), sine.to(features.dtype)
         return rotate(features, cosine, sine)
 
@@ -116,7 +118,8 @@ class LlamaConfig:
         qk_norm: whether each head's query and key go through an RMSNorm (Qwen3).
         window, window_layers: how many tokens attention sees, itself included, all if None (as in
             Mistral); the blocks, from 0, in which that holds, all if None.
-        no_rope_layers: the blocks, from 0, that have no rotary positions (SmolLM3).
+        no_rope_layers: the blocks, from 0, that have no rotary positions (SmolLM3). In config.json
+            this name means the reverse: a list with 1 for each block that has them.
 
     Raises ValueError for a size that cannot work.
     """
@@ -143,8 +146,8 @@ class LlamaConfig:
         check_llama(self)
         object.__setattr__(self, "d_head", self.d_head or self.d_model // self.n_heads)  # frozen
         for name in ("window_layers", "no_rope_layers"):  # a list, as JSON has it, is as good
-            if (layers := getattr(self, name)) is not None:
-                object.__setattr__(self, name, tuple(layers))
+            layers = getattr(self, name)
+            object.__setattr__(self, name, None if layers is None else tuple(layers))
         self.frequencies()  # is the scaling known?
 
     def frequencies(self, device: torch.device | str | None = None) -> Tensor:

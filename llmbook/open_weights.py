@@ -49,6 +49,9 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype | None = None,
 def format_chat(messages: Sequence[Mapping[str, str]], open_answer: bool = True) -> str:
     """A conversation as one string, in the ChatML layout that SmolLM2 and Qwen were trained on.
 
+    Contents are joined as they are, so `<|im_end|>` in one ends its turn: for what people type, use
+    `Chat`. Many templates in files begin with a system turn; this adds none.
+
     Args:
         messages: each with "role" ("system", "user" or "assistant") and "content".
         open_answer: end with the line that begins the assistant's next turn.

@@ -439,7 +439,8 @@ MUTATIONS = {
     "nouns of one story share a word": (
         "storyworld.world", "if parts & self.nouns:", "if False:", ["storyworld/stories"]),
     "any answer is right": (
-        "storyworld.questions", "== {right}", ">= {right}", ["storyworld/questions"]),
+        "storyworld.task_checks", "if word not in allowed] == right", "if word in right] == right",
+        ["storyworld/tasks"]),
 }
 
 

@@ -14,6 +14,7 @@ from llmbook.answer_checks import (
     arithmetic,
     check_answer,
     check_kind,
+    contains_answer,
     last_number,
 )
 from tests.support.repository import ROOT
@@ -348,3 +349,20 @@ def test_the_book_s_own_outputs_pass_and_another_entry_s_seldom():
                if check_kind(entry["check"]) == "content"]
     passed = sum(check_answer(other["output"], entry["check"], entry["output"]) for entry, other in content)
     assert passed < 0.05 * len(content)
+
+
+# --- the right answer among other words --------------------------------------------------------------------------
+
+@pytest.mark.parametrize("answer, check, output, inside", [
+    ("It is Paris, I think.", {"exact": True}, "Paris", True), ("Paris", {"exact": True}, "Paris", True),
+    ("Parisian", {"exact": True}, "Paris", False), ("It is Lyon.", {"exact": True}, "Paris", False),
+    ("the scissors would be better", {"answers": ["scissors", "shears"]}, "scissors", True),
+    ("The opposite is its own", {"answers": ["it"]}, "it", False),
+    ("87 is 12 * 7 + 3", {"number": "12 * 7 + 3"}, "87", True),
+    ("88 is the sum", {"number": "12 * 7 + 3"}, "87", False),
+    ("There are 3 days, from 1 to 4", {"days": ["2024-01-01", "2024-01-04"]}, "3", True),
+    ("fig, pear, plum", {"sorted": ["fig", "pear"], "order": "length"}, "fig, pear", False),
+    ("One. Two.", {"sentences": 2}, "", True), ("One.", {"sentences": 2}, "", False),
+    ("Paris it is", {"exact": True, "contains": ["France"]}, "Paris", False), ("", {"exact": True}, "Paris", False)])
+def test_a_lenient_check_finds_the_answer_among_other_words(answer, check, output, inside):
+    assert contains_answer(answer, check, output) is inside

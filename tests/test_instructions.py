@@ -17,8 +17,11 @@ from llmbook.formats.tokenizer_runners import EncodingRunner
 from llmbook.generation import generate
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.instructions import (
+    ConversationDataset,
     InstructionDataset,
     collate_instructions,
+    converse,
+    encode_conversation,
     encode_entry,
     encode_instruction,
     end_token,
@@ -100,6 +103,8 @@ def batch_of(dataset: InstructionDataset, **settings) -> tuple[torch.Tensor, tor
 @pytest.mark.parametrize("style, input, prompt", [
     ("chatml", "", "<|im_start|>user\nName it.<|im_end|>\n<|im_start|>assistant\n"),
     ("chatml", "A bird.", "<|im_start|>user\nName it.\n\nA bird.<|im_end|>\n<|im_start|>assistant\n"),
+    ("plain", "", "Q: Name it.\nA:"),
+    ("plain", "A bird.", "A bird.\n\nQ: Name it.\nA:"),
     ("alpaca", "", "### Instruction:\nName it.\n\n### Response:\n"),
     ("alpaca", "A bird.", "### Instruction:\nName it.\n\n### Input:\nA bird.\n\n### Response:\n"),
 ])
@@ -114,7 +119,7 @@ def test_the_prompt_is_chatml_without_input_if_nothing_is_said():
 def test_an_unknown_style_is_named():
     for call in (lambda: format_prompt("Go.", style="vicuna"), lambda: InstructionDataset(SIX, CHAT, 96, "vicuna"),
                  lambda: respond(language_model(), CHAT, "go", style="vicuna")):
-        with pytest.raises(ValueError, match="^style is 'vicuna': it must be .*one of alpaca, chatml$"):
+        with pytest.raises(ValueError, match="^style is 'vicuna': it must be .*one of alpaca, chatml, plain$"):
             call()
 
 
@@ -773,3 +778,64 @@ def test_a_missing_input_in_a_table_is_named():
     table = pd.DataFrame([{"instruction": "Add.", "input": float("nan"), "output": "3"}])
     with pytest.raises(ValueError, match="^entry 0 holds nan: it must be text"):
         InstructionDataset(table, CHAT, 64)
+
+
+# --- conversations -----------------------------------------------------------------------------------------------
+
+TURNS = [{"instruction": "who", "input": "salt", "output": "captain"}, {"instruction": "count", "output": "two"}]
+TURNS_TEXT = {
+    "plain": "<|endoftext|>salt\n\nQ: who\nA: captain<|endoftext|>\n\nQ: count\nA: two<|endoftext|>",
+    "alpaca": ("### Instruction:\nwho\n\n### Input:\nsalt\n\n### Response:\ncaptain<|endoftext|>\n\n### Instruction:\n"
+               "count\n\n### Response:\ntwo<|endoftext|>"),
+    "chatml": ("<|im_start|>user\nwho\n\nsalt<|im_end|>\n<|im_start|>assistant\ncaptain<|im_end|>\n"
+               "<|im_start|>user\ncount<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>")}
+
+
+@pytest.mark.parametrize("style", TURNS_TEXT)
+def test_a_conversation_is_exactly_this_and_the_assistant_s_tokens_are_marked(style):
+    tokenizer = CHAT if style == "chatml" else PLAIN
+    ids, own = encode_conversation(TURNS, tokenizer, style)
+    assert tokenizer.decode(ids.tolist()) == TURNS_TEXT[style] and own.dtype == torch.bool
+    end = end_token(tokenizer, style)
+    parts = tokenizer.decode(ids[own].tolist()).split(tokenizer.decode([end]))
+    assert [part.strip() for part in parts] == ["captain", "two", ""]
+    inputs, targets = collate_instructions([(ids, own)])
+    assert torch.equal(inputs[0], ids[:-1]) and torch.equal(targets[0] != -100, own[1:])
+    assert torch.equal(targets[0][own[1:]], ids[1:][own[1:]])
+    assert (collate_instructions([(ids, own)], mask_prompt=False)[1] == ids[1:]).all()
+
+
+def test_a_plain_prompt_begins_as_a_story_and_its_response_with_a_space():
+    ids, prompt_tokens = encode_entry({"instruction": "who", "input": "", "output": "captain"}, PLAIN, "plain")
+    assert PLAIN.decode(ids.tolist()) == "<|endoftext|>Q: who\nA: captain<|endoftext|>"
+    assert PLAIN.decode(ids[prompt_tokens:].tolist()) == " captain<|endoftext|>"
+
+
+def test_one_turn_is_an_entry():
+    for style, tokenizer in [*STYLES, ("plain", PLAIN)]:
+        ids, own = encode_conversation(TURNS[:1], tokenizer, style)
+        entry, prompt_tokens = encode_entry(TURNS[0], tokenizer, style)
+        assert torch.equal(ids, entry) and own.tolist() == [place >= prompt_tokens for place in range(len(ids))]
+
+
+def test_a_conversation_set_trains_and_is_cut_at_the_context():
+    rows = ConversationDataset([TURNS, TURNS[:1]], PLAIN, 96, "plain")
+    assert len(rows) == 2 and len(rows[0][0]) == len(rows[0][1])
+    assert all(len(part) == 9 for part in ConversationDataset([TURNS], PLAIN, 9, "plain")[0])
+    model = language_model()
+    before = held_out_loss(model, rows)
+    finetune_instructions(model, rows, epochs=20, batch_size=2, learning_rate=1e-2, **QUICK)
+    assert held_out_loss(model, rows) < before / 4
+    assert respond(model, PLAIN, "who", "salt", "plain", 8) == "captain"
+    assert converse(model, PLAIN, TURNS[:1], "count", "plain", 8) == "two"
+
+
+def test_what_is_wrong_with_a_conversation_is_named():
+    with pytest.raises(ValueError, match="^conversation 1 has no turn: leave it out$"):
+        ConversationDataset([TURNS, []], PLAIN, 96, "plain")
+    with pytest.raises(ValueError, match="^conversation 0, turn 1, holds the special token '<|endoftext|>'"):
+        ConversationDataset([[TURNS[0], {"instruction": "go<|endoftext|>", "output": "two"}]], PLAIN, 96, "plain")
+    with pytest.raises(ValueError, match="^style is 'template': conversations are laid out in one of alpaca, chatml"):
+        encode_conversation(TURNS, PLAIN, "template")
+    with pytest.raises(ValueError, match="tokens, and max_new_tokens is 90: the context has 96, so leave out its"):
+        converse(language_model(), PLAIN, TURNS, "go", "plain", 90)

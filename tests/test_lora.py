@@ -15,10 +15,13 @@ from llmbook.lora import (
     FourBitLinear,
     LoRALinear,
     LowRankUpdate,
+    active_adapter,
     adapter_names,
     add_lora,
+    load_adapter,
     lora_layers,
     merge_lora,
+    save_adapter,
     to_four_bits,
     use_adapter,
 )
@@ -135,6 +138,33 @@ def test_adapters_are_switched_and_each_is_itself():
     assert torch.equal(logits(model), plain)
     for name, expected in found.items():
         torch.testing.assert_close(logits(merge_lora(copy.deepcopy(model), name)), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_active_adapter_is_the_one_saved_and_merged(tmp_path):
+    model = llama()
+    for seed, name in enumerate(("first", "second"), 1):
+        shake(add_lora(model, 2, name=name), seed)
+    for name in ("first", "second"):
+        use_adapter(model, name)
+        assert active_adapter(model) == name
+        expected = logits(model)
+        save_adapter(model, tmp_path / name)
+        torch.testing.assert_close(logits(load_adapter(llama(), tmp_path / name)), expected)
+        torch.testing.assert_close(logits(merge_lora(copy.deepcopy(model))), expected, atol=1e-4, rtol=1e-4)
+    use_adapter(model, None)
+    assert active_adapter(model) is None
+    with pytest.raises(ValueError, match="there is no adapter None to save: give one of first, second"):
+        save_adapter(model, tmp_path / "none")
+    with pytest.raises(ValueError, match="there is no adapter 'third' to save: give one of first, second"):
+        save_adapter(model, tmp_path / "none", "third")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_head_trained_whole_stays_and_is_frozen_when_another_adapter_is_used():
+    classifier = add_lora(TextClassifier(llama(), 2), 2, also_train=["head"])
+    head = classifier.head.weight
+    add_lora(classifier, 2, name="other")
+    assert classifier.head.weight is head and not head.requires_grad
 
 
 def test_a_cache_and_generation_work_with_an_adapter():

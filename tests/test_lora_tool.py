@@ -50,3 +50,15 @@ def test_it_begins_nothing_after_its_time(study):
     study.end = 0.0
     with pytest.raises(TimeoutError):
         study.run("rank 8", 0, 1e-3, "test")
+
+
+@pytest.mark.slow
+def test_a_cell_of_the_stored_study_comes_out_again(tmp_path, monkeypatch):
+    stored = json.loads(tool.TABLE.read_text())["runs"]
+    monkeypatch.setattr(tool, "TABLE", tmp_path / "lora.json")
+    monkeypatch.setattr(tool, "FEATURES", tmp_path / "features")
+    study = tool.Study(math.inf)
+    [row] = [row for row in stored if (row["method"], row["seed"]) == ("rank 8", 0)]
+    again = study.run("rank 8", 0, row["learning_rate"], "test")
+    assert (again["trained"], again["n"]) == (row["trained"], row["n"])
+    assert abs(again["right"] - row["right"]) <= 2 and abs(again["loss"] - row["loss"]) < 0.03

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
@@ -28,13 +29,13 @@ def block_diagram() -> Axes:
     board.box(16, 8, 200, 28, "one vector per token", data=True)
     board.arrow([(56, 36), (56, 158)])
     board.arrow([(56, 174), (56, 392)])
-    board.text(38, 290, "skip connection", size=8.5, rotation=90, ha="center")
+    board.text(66, 300, "skip\nconnection", size=8.5)
     board.arrow([(56, 62), (190, 62)], True)
     board.shape(64, 50, features, True)
     board.box(190, 46, 100, 32, "norm", True)
     board.arrow([(240, 78), (240, 104)], True)
     board.shape(250, 91, features, True)
-    board.box(132, 104, 216, 34, "attention", True)
+    board.box(132, 104, 216, 34, "attention: tokens exchange", True, size=10)
     board.arrow([(240, 138), (240, 166), (64, 166)], True)
     board.shape(250, 154, features, True)
     board.plus(56, 166, True)
@@ -49,8 +50,7 @@ def block_diagram() -> Axes:
     board.arrow([(240, 272), (240, 294)], True)
     board.arrow([(240, 322), (240, 344)], True)
     board.arrow([(240, 372), (240, 400), (64, 400)], True)
-    board.text(404, 308, "feed-forward: each token by itself", size=8.5, rotation=90, ha="center")
-    board.text(404, 121, "tokens exchange", size=8.5, rotation=90, ha="center")
+    board.text(184, 224, "feed-forward:\neach token by itself", size=8.5, ha="right")
     board.plus(56, 400, True)
     board.arrow([(56, 408), (56, 442)])
     board.shape(66, 425, features + ": into the next block")
@@ -100,9 +100,9 @@ def draw_lines(x: Sequence[float], lines: Mapping[str, Sequence[float] | Sequenc
         log: whether the vertical axis is logarithmic.
         limits: `ylim` or `xlim`, for matplotlib.
     """
-    _, ax = plt.subplots(figsize=(WIDTH, 3.5))
+    _, ax = plt.subplots(figsize=(WIDTH, 3.5 + 0.2 * (len(lines) > 2)))
     for (label, values), marks, colour in zip(lines.items(), MARKS, (BLUE, RED, ORANGE, GREEN, PURPLE)):
-        table = torch.as_tensor(values, dtype=torch.float64)
+        table = torch.as_tensor(values, dtype=torch.float64).detach()
         table = table[None] if table.dim() == 1 else table
         ax.plot(x, table.mean(dim=0), marks, color=colour, label=label, markersize=4)
         if len(table) > 1:
@@ -110,7 +110,7 @@ def draw_lines(x: Sequence[float], lines: Mapping[str, Sequence[float] | Sequenc
     if log:
         ax.set_yscale("log")
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, **limits)
-    ax.legend(loc="best", fontsize=9)
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     return ax
 
 
@@ -124,8 +124,10 @@ def draw_histograms(tables: Mapping[str, Tensor], labels: Sequence[str], xlabel:
     _, axes = plt.subplots(len(tables), 1, figsize=(WIDTH, 2.5 * len(tables)), squeeze=False)
     for ax, (title, table) in zip(axes[:, 0], tables.items()):
         looks = zip((BLUE, RED, ORANGE), ("-", "--", ":"))
-        for row, label, (colour, dashes) in zip(table.detach().numpy(), labels, looks):
-            ax.hist(row, bins=40, histtype="step", linewidth=2, color=colour, linestyle=dashes, label=label)
+        numbers = table.detach().numpy()
+        bins = np.linspace(numbers.min(), numbers.max(), 61)  # the same for all rows, so that heights compare
+        for row, label, (colour, dashes) in zip(numbers, labels, looks):
+            ax.hist(row, bins=bins, histtype="step", linewidth=2, color=colour, linestyle=dashes, label=label)
         ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axes[0, 0].legend()
     return list(axes[:, 0])
@@ -146,29 +148,34 @@ def measure_influence(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def draw_influence(maps: Mapping[str, Tensor], words: Sequence[str]) -> list[Axes]:
-    """Draw several results of `measure_influence`, one below the other, under their titles."""
+    """Draw several results of `measure_influence`, one below the other, with their titles and one colour scale."""
+    most = max(float(moved.max()) for moved in maps.values())
     _, axes = plt.subplots(len(maps), 1, figsize=(WIDTH, 2.9 * len(maps)), squeeze=False)
     for ax, (title, moved) in zip(axes[:, 0], maps.items()):
-        heatmap(moved, words, words, title, "token changed", "output that moves", form=".1f", colorbar=False, ax=ax)
+        heatmap(moved, words, words, title, "token changed", "output that moves", form=".1f",
+                limits=(0, most), colorbar=False, ax=ax)
     return list(axes[:, 0])
 
 
 def draw_stacked_bars(parts: Mapping[str, Mapping[str, float]], title: str, xlabel: str) -> Axes:
-    """Draw a bar for each name, put together from its parts, which all names share; the sum stands at its end.
+    """Draw a bar for each name, put together from its parts, which all names share; at its end stands the sum and, in
+    brackets, the share of the first part.
 
     Args:
         parts: name -> part -> how much.
     """
     _, ax = plt.subplots(figsize=(WIDTH, 0.5 * len(parts) + 1.7))
-    ends = dict.fromkeys(parts, 0.0)
+    ends, rows = dict.fromkeys(parts, 0.0), list(parts.values())
     colours = (BLUE, PURPLE, ORANGE, GREEN, RED)
     for part, colour in zip(next(iter(parts.values())), colours):
         ax.barh(list(parts), [row[part] for row in parts.values()], left=list(ends.values()), color=colour, label=part)
         ends = {name: ends[name] + row[part] for name, row in parts.items()}
     most = max(ends.values())
     for place, end in enumerate(ends.values()):
-        ax.text(end + 0.01 * most, place, f"{end:,.0f}" if most >= 100 else f"{end:.1f}", va="center", fontsize=9)
-    ax.set(title=title, xlabel=xlabel, xlim=(0, 1.14 * most))
+        share = next(iter(rows[place].values())) / end
+        total = f"{end:,.0f}" if most >= 100 else f"{end:.1f}"
+        ax.text(end + 0.01 * most, place, f"{total} ({share:.0%})", va="center", fontsize=9)
+    ax.set(title=title, xlabel=xlabel, xlim=(0, 1.25 * most))
     ax.invert_yaxis()
     ax.grid(False, axis="y")
     ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)

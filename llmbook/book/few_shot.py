@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from llmbook.book.figures import BLUE, GREEN, GREY, ORANGE
 from llmbook.formats.tokenizers import Tokenizer
@@ -120,7 +120,7 @@ def sign_test_of_pairs(before: Sequence[bool], after: Sequence[bool]) -> float:
 
 
 def draw_shares(right: Mapping[tuple[str, str], Sequence[bool]]) -> Axes:
-    """Draw the share of right answers for each task and way of asking, with its 95 % interval.
+    """Draw the share of right answers for each task and way of asking, with its 95 % interval and their number.
 
     Args:
         right: (task, way of asking) -> whether each answer is right. At most four ways of asking.
@@ -135,7 +135,8 @@ def draw_shares(right: Mapping[tuple[str, str], Sequence[bool]]) -> Axes:
             x = row + 0.21 * (column - (len(ways) - 1) / 2)
             ax.bar(x, 100 * sum(answers) / len(answers), 0.19, color=colour, label=None if row else way)
             ax.plot([x, x], [100 * low, 100 * high], color="black", linewidth=1)
+            ax.text(x, 100 * high + 1, str(sum(answers)), ha="center", fontsize=8)
     ax.set(title=f"Right answers of {' or '.join(map(str, counts))}, with 95 % intervals", ylabel="right (%)",
-           xticks=range(len(tasks)), xticklabels=tasks, ylim=(0, 135))
+           xticks=range(len(tasks)), xticklabels=tasks, ylim=(0, 138), yticks=range(0, 101, 20))
     ax.legend(loc="upper center", ncols=2, fontsize=8)
     return ax

@@ -56,15 +56,18 @@ def draw_averages(gradients: Sequence[float], kept: Tensor, lost: Tensor, cut: i
     """
     _, (upper, lower) = plt.subplots(2, 1, figsize=(WIDTH, 5), sharex=True)
     steps, after = range(1, len(gradients) + 1), range(cut + 1, len(gradients) + 1)
+    edge = 1.05 * float(kept[:, 1].max())  # a gradient far outside would press all else into a line
+    beyond = {step: edge if g > 0 else -edge for step, g in zip(steps, gradients) if abs(g) > edge}
     upper.plot(steps, gradients, "o", color=GREY, markersize=4, label="gradient $g$")
+    upper.plot(list(beyond), list(beyond.values()), "v", color=GREY, label="$g$ beyond the edge", clip_on=False)
     for place, name, line in ((0, r"$\hat m$", "-"), (1, r"$\sqrt{\hat v}$", "--")):
         upper.plot(steps, kept[:, place], line, color=BLUE, label=f"{name}, kept")
         upper.plot(after, lost[cut:, place], line, color=ORANGE, label=f"{name}, lost")
-    upper.set(title="One weight's gradients and AdamW's averages")
-    upper.legend(ncols=2, fontsize=9)
+    upper.set(title="One weight's gradients and AdamW's averages", ylim=(-edge, edge))
+    upper.legend(ncols=3, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.04))
     lower.plot(steps, kept[:, 2], color=BLUE)
     lower.plot(after, lost[cut:, 2], color=ORANGE)
-    lower.set(title="The step: one average over the other", xlabel="training step",
+    lower.set(title=r"$\hat m$ over $\sqrt{\hat v}$: the step is minus this", xlabel="training step",
               ylabel="in learning rates", ylim=(-1.3, 1.3))
     for axes in (upper, lower):
         axes.axvline(cut + 0.5, color="black", linewidth=1, linestyle=":")
@@ -80,7 +83,7 @@ def draw_lives(lives: Sequence[Sequence[int]], killed: Sequence[bool]) -> Axes:
         late = steps[-1] > 0.6 * lives[-1][-1]
         axes.text(steps[0] - 7 if late else steps[-1] + 6, row, words, va="center", ha="right" if late else "left",
                   fontsize=9)
-    axes.set(title="Each life begins at the last checkpoint", xlabel="training step", yticks=range(len(lives)),
+    axes.set(title="Each life begins at the last whole checkpoint", xlabel="training step", yticks=range(len(lives)),
              yticklabels=[f"life {number}" for number in range(1, len(lives) + 1)], xlim=(0, 1.02 * lives[-1][-1]))
     axes.invert_yaxis()
     return axes
@@ -117,8 +120,8 @@ def draw_memory(parameters: Mapping[str, float], processes: Sequence[int], gigab
                         label=way)
         axes.bar_label(bars, fmt="%.3g", fontsize=9)
     axes.axhline(gigabytes, color=ORANGE, linestyle=":", label=f"a GPU of {gigabytes:g} GB")
-    axes.set(title="What one process holds (activations come on top)", yscale="log", ylabel="GB", ylim=(0.01, 20000),
-             xticks=range(len(parameters)), xticklabels=list(parameters))
+    axes.set(title="What one process keeps\n(activations and a gathered block come on top)", yscale="log",
+             ylabel="GB", ylim=(0.01, 20000), xticks=range(len(parameters)), xticklabels=list(parameters))
     axes.legend(ncols=2, fontsize=9)
     return axes
 
@@ -132,22 +135,28 @@ def draw_step_times(parameters: Sequence[float], seconds: Sequence[float], wante
     axes.loglog(line, seconds[-1] / parameters[-1] * line, color=GREY, linestyle="--", label="slope 1, from the last")
     axes.loglog(wanted, seconds[-1] / parameters[-1] * wanted, "s", color=ORANGE,
                 label=f"{wanted / 1e6:.0f}M, from the line only")
-    axes.set(title="Small models lie above the line", xlabel="parameters",
+    axes.set(title="Seconds per step, and a line of slope 1", xlabel="parameters",
              ylabel=f"seconds per step of {tokens} tokens")
     axes.legend(fontsize=9)
     return axes
 
 
 def draw_curves(runs: Mapping[str, Sequence[pd.DataFrame]]) -> list[Axes]:
-    """Held-out losses of two sizes of model, by step and, below, by seconds; one line for each seed."""
+    """Held-out losses (val_loss) of two sizes of model, by step and, below, by arithmetic, in operations; one line for
+    each seed. Each panel ends where one of the two ends."""
     _, (upper, lower) = plt.subplots(2, 1, figsize=(WIDTH, 5.4), sharey=True)
+    ends = [[], []]
     for colour, (name, tables) in zip((GREY, BLUE), runs.items()):
         for number, table in enumerate(tables):
-            measured = table["val_loss"].dropna()
+            measured = table.dropna()
             label = name if number == 0 else None
-            upper.plot(measured.index, measured, "o-", color=colour, markersize=4, label=label)
-            lower.plot(table["seconds"][measured.index], measured, "o-", color=colour, markersize=4)
-    upper.set(title="The same runs by step …", xlabel="training step", ylabel="held-out loss (nats per token)")
-    lower.set(title="… and by time", xlabel="seconds", ylabel="held-out loss (nats per token)", xscale="log")
+            upper.plot(measured.index, measured["val_loss"], "o-", color=colour, markersize=4, label=label)
+            lower.plot(measured["arithmetic"], measured["val_loss"], "o-", color=colour, markersize=4)
+        ends[0].append(measured.index[-1])
+        ends[1].append(measured["arithmetic"].iloc[-1])
+    upper.set(title="The same runs by step …", xlabel="training step", ylabel="held-out loss (nats per token)",
+              xlim=(0, 1.03 * min(ends[0])))
+    lower.set(title="… and by arithmetic", xlabel="operations, 6ND", ylabel="held-out loss (nats per token)",
+              xlim=(0, 1.03 * min(ends[1])))
     upper.legend(title=f"{len(next(iter(runs.values())))} seeds each")
     return [upper, lower]

@@ -110,7 +110,7 @@ def dry_run(settings: Settings, config: Any, batch_size: int) -> int:
             ("  activations", f"{kept / 1e6:,.0f}", "an estimate"),
             ("FLOPs a step", f"{flops:.2e}", "6 x parameters x tokens, as in chapter 1"),
             ("FLOPs in total", f"{flops * config.max_steps:.2e}", f"{config.max_steps:,} steps"),
-            ("tokens known", f"{tokenizer.n_vocab:,}", data.tokenizer_origin(tokens)),
+            ("vocabulary", f"{tokenizer.n_vocab:,}", data.tokenizer_origin(tokens)),
             ("tokens a step", f"{step_tokens:,}", f"{config.accumulation_steps} x {batch_size} {rows}"),
             ("tokens in total", f"{step_tokens * config.max_steps:,}", ""),
             ("passes over the data", f"{step_tokens * config.max_steps / max(1, data_tokens):,.2f}",

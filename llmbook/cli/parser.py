@@ -106,8 +106,8 @@ def _finetune(command: Callable[..., Parser]) -> None:
     _model_flags(one)
     one.add_argument("--validation", default="0.1", metavar="SHARE_OR_FILE", help="what is held out (0.1)")
     one.add_argument("--epochs", type=_number(int), default=1, metavar="N", help="passes over the entries (1)")
-    one.add_argument("--style", choices=("chatml", "alpaca"), help="how an instruction is written; that of the "
-                     "model's tokenizer if not given")
+    one.add_argument("--style", choices=("chatml", "alpaca", "plain"), help="how an instruction is written; that of "
+                     "the model's tokenizer if not given")
     _training_flags(one)
 
 

@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--unmasked", type=int, default=0, help="seeds for which to train without the prompt mask too")
     parser.add_argument("--rate", type=float, default=2e-4, help="highest learning rate")
-    parser.add_argument("--style", choices=("chatml", "alpaca"), help="the tokenizer's own if not given")
+    parser.add_argument("--style", choices=("chatml", "alpaca", "plain"), help="the tokenizer's own if not given")
     options = parser.parse_args()
     entries, seeds = read_instructions(data_folder() / "instructions.json"), []
     for seed in range(options.seeds):

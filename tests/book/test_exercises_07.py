@@ -1,16 +1,13 @@
 """The checks of chapter 7's exercises: wrong answers are told why, right ones pass however they are written."""
 
 import math
-import re
-import string
-from collections import Counter
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from llmbook.book.exercises import chapter_07 as check
 from llmbook.instructions import collate_instructions
+from llmbook.storyworld import tasks
 from tests.support.exercise_tests import exercise_tests
 
 
@@ -78,142 +75,18 @@ def first_turn(own):
     return own & (turn_numbers(own) == 1)
 
 
-def words(text):
-    return [word for part in text.lower().split() if (word := part.strip(string.punctuation))]
+def plain_prompt(instruction, story):
+    return f"{story}\n\nQ: {instruction}\nA:" if story else f"Q: {instruction}\nA:"
 
 
-def f1_of(found, wanted):
-    if not found or not wanted:
-        return float(found == wanted)
-    return 2 * sum((Counter(found) & Counter(wanted)).values()) / (len(found) + len(wanted))
+SOME = list(tasks(970, check.LAB_TASKS, "test", kinds=(check.LAB_KIND,)))
 
 
-def token_f1(answer, reference):
-    return f1_of(words(answer), words(reference))
-
-
-def f1_by_rates(answer, reference):
-    found, wanted = words(answer), words(reference)
-    if not found and not wanted:
-        return 1
-    left, shared = list(wanted), 0
-    for word in found:
-        if word in left:
-            left.remove(word)
-            shared += 1
-    if shared == 0:
-        return 0
-    precision, recall = shared / len(found), shared / len(wanted)
-    return np.float32(2 * precision * recall / (precision + recall))
-
-
-def f1_by_pattern(answer, reference):
-    return f1_of(*(re.findall(r"\w(?:\S*\w)?", text.casefold()) for text in (answer, reference)))
-
-
-def f1_split(how):
-    """A wrong F1: the words of each text are what `how` makes of it."""
-    return lambda answer, reference: f1_of(how(answer), how(reference))
-
-
-def f1_with(change):
-    """A wrong F1: `change` of what is shared, the number of the answer's words and of the reference's."""
-    def answer_with(answer, reference):
-        found, wanted = words(answer), words(reference)
-        shared = sum((Counter(found) & Counter(wanted)).values())
-        return change(shared, len(found), len(wanted)) if shared else token_f1(answer, reference)
-    return answer_with
-
-
-def f1_counting(count):
-    """A wrong F1: `count` of the answer's and the reference's words are taken to be shared."""
-    def answer_with(answer, reference):
-        found, wanted = words(answer), words(reference)
-        return 2 * count(found, wanted) / max(len(found) + len(wanted), 1)
-    return answer_with
-
-
-def f1_unguarded(answer, reference):
-    found, wanted = words(answer), words(reference)
-    shared = sum((Counter(found) & Counter(wanted)).values())
-    precision, recall = shared / len(found), shared / len(wanted)
-    return 2 * precision * recall / (precision + recall)
-
-
-def f1_guarded_but_for_empty(answer, reference):
-    return f1_unguarded(answer, reference) if set(words(answer)) & set(words(reference)) else 0.0
-
-
-def f1_as_nan(answer, reference):
-    found, wanted = words(answer), words(reference)
-    shared = torch.tensor(float(sum((Counter(found) & Counter(wanted)).values())))
-    return 2 * shared / (len(found) + len(wanted)) if shared else shared / shared
-
-
-def f1_of_empty(value):
-    return lambda a, r: token_f1(a, r) if words(a) and words(r) else value
-
-
-def token_losses(logits, targets):
-    return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-
-
-def counted(targets):
-    return (targets != -100).sum(1).clamp(min=1)
-
-
-def loss_per_entry(logits, targets):
-    return token_losses(logits, targets).sum(1) / counted(targets)
-
-
-def losses_in_a_loop(logits, targets):
-    return torch.stack([F.cross_entropy(row, labels) if (labels != -100).any() else torch.tensor(0.0)
-                        for row, labels in zip(logits, targets)])
-
-
-def losses_by_gathering(logits, targets):
-    counts = targets != -100
-    picked = logits.gather(2, targets.clamp(min=0)[..., None])[..., 0]
-    losses = logits.logsumexp(-1) - picked
-    return (losses * counts).sum(1).double() / counts.sum(1).clamp(min=1)
-
-
-def losses_without_nan(logits, targets):
-    return torch.stack([F.cross_entropy(row, labels) for row, labels in zip(logits, targets)]).nan_to_num(0.0)
-
-
-def losses_in_place(logits, targets):
-    losses, number = token_losses(logits, targets).sum(1), counted(targets)
-    targets[targets == -100] = 0
-    return losses / number
-
-
-def losses_by_probabilities(logits, targets, probability):
-    counts = targets != -100
-    picked = probability(logits).gather(2, targets.clamp(min=0)[..., None])[..., 0]
-    return -(picked.log().masked_fill(~counts, 0)).sum(1) / counted(targets)
-
-
-def mean_probability(logits, targets):
-    return ((-token_losses(logits, targets)).exp() * (targets != -100)).sum(1) / counted(targets)
-
-
-def without_token_0(logits, targets):
-    return loss_per_entry(logits, targets.masked_fill(targets == 0, -100))
-
-
-def shifted_again(logits, targets):
-    return loss_per_entry(logits[:, :-1], targets[:, 1:])
-
-
-def wrong_axis(logits, targets):
-    return F.cross_entropy(logits, targets, reduction="none").sum(1) / counted(targets)
-
-
-def reshaped(logits, targets):
-    batch, tokens, vocab = logits.shape
-    losses = F.cross_entropy(logits.reshape(batch, vocab, tokens), targets, reduction="none")
-    return losses.sum(1) / counted(targets)
+def oracle(entries, share=1.0):
+    """The right answers of this share of the entries, else something short and wrong that differs."""
+    known = {(task.instruction, task.story): task.answer for task in SOME}
+    return [known[entry["instruction"], entry["input"]] if place < share * len(entries) else f"Number {place}."
+            for place, entry in enumerate(entries)]
 
 
 def changes(before, after):
@@ -279,8 +152,8 @@ RIGHT = {
     "exercise_1": [share_counted, share_by_collating, share_by_arrays],
     "exercise_2": [mask_turns, turns_in_a_loop, lambda ids, own: torch.where(own, ids, -100)[1:],
                    lambda ids, own: ids[1:] * own[1:] - 100 * ~own[1:]],
-    "exercise_3": [token_f1, f1_by_rates, f1_by_pattern],
-    "exercise_4": [loss_per_entry, losses_in_a_loop, losses_by_gathering, losses_without_nan],
+    "exercise_3": [plain_prompt, lambda q, story: "\n\n".join(filter(None, [story, f"Q: {q}\nA:"]))],
+    "exercise_4": [oracle, lambda entries: tuple(oracle(entries)), lambda entries: oracle(entries, 0.5)],
     "exercise_5": [sign_test, sign_test_by_all_outcomes, sign_test_by_distribution],
 }
 WRONG = [
@@ -324,67 +197,24 @@ WRONG = [
     ("exercise_2", lambda ids, own: mask_turns(ids, own).float(), "torch.long"),
     ("exercise_2", lambda ids, own: mask_turns(ids, own).tolist(), "should be a tensor"),
     ("exercise_2", turns_in_place, "shares its memory"),
-    ("exercise_3", f1_split(lambda text: [w for p in text.split() if (w := p.strip(string.punctuation))]),
-     "Upper case makes words differ"),
-    ("exercise_3", f1_split(lambda text: text.lower().split()), "Punctuation is still at the ends"),
-    ("exercise_3", f1_split(str.split), "lower case, and strip"),
-    ("exercise_3", f1_split(lambda text: [w for p in text.lower().split() if (w := p.rstrip(string.punctuation))]),
-     "behind the words only"),
-    ("exercise_3", f1_split(lambda text: text.lower().strip(string.punctuation).split()), "ends of the whole text"),
-    ("exercise_3", f1_split(lambda text: re.sub(r"[^\w\s]", "", text.lower()).split()), "inside words too"),
-    ("exercise_3", f1_split(lambda text: re.findall(r"\w+", text.lower())), "split words at the punctuation"),
-    ("exercise_3", f1_split(lambda text: [p.strip(string.punctuation) for p in text.lower().split()]), "counted ''"),
-    ("exercise_3", f1_split(lambda text: [w for p in text.lower().split(" ") if (w := p.strip(string.punctuation))]),
-     "end of a line"),
-    ("exercise_3", f1_split(lambda text: text.lower()), "compared characters"),
-    ("exercise_3", f1_split(lambda text: set(words(text))), "each word once"),
-    ("exercise_3", f1_counting(lambda f, w: sum(word in w for word in f)), "that the answer repeats"),
-    ("exercise_3", f1_counting(lambda f, w: sum(word in f for word in w)), "that the reference repeats"),
-    ("exercise_3", f1_counting(lambda f, w: len(set(f) & set(w))), "shared words once each"),
-    ("exercise_3", f1_counting(lambda f, w: sum(a == b for a, b in zip(f, w))), "word by word in order"),
-    ("exercise_3", f1_with(lambda shared, f, w: shared / f), "That is the precision"),
-    ("exercise_3", f1_with(lambda shared, f, w: shared / w), "That is the recall"),
-    ("exercise_3", f1_with(lambda shared, f, w: (shared / f + shared / w) / 2), "ordinary mean"),
-    ("exercise_3", f1_with(lambda shared, f, w: shared / math.sqrt(f * w)), "geometric mean"),
-    ("exercise_3", f1_with(lambda shared, f, w: shared / (f + w)), "factor 2"),
-    ("exercise_3", f1_with(lambda shared, f, w: shared / (f + w - shared)), "Jaccard"),
-    ("exercise_3", f1_with(lambda shared, f, w: 200 * shared / (f + w)), "per cent"),
-    ("exercise_3", f1_with(lambda shared, f, w: shared), "how many words"),
-    ("exercise_3", lambda a, r: words(a) == words(r), "exact match"),
-    ("exercise_3", f1_unguarded, "divide by 0"),
-    ("exercise_3", f1_guarded_but_for_empty, "neither has a word: return 1.0"),
-    ("exercise_3", f1_of_empty(1.0), "nothing is shared: return 0.0"),
-    ("exercise_3", f1_as_nan, "NaN"),
-    ("exercise_3", lambda a, r: words(a), "one number"),
-    ("exercise_4", lambda x, y: F.cross_entropy(x.transpose(1, 2), y), "one number for the whole batch"),
-    ("exercise_4", token_losses, "loss at each position.* Average each row"),
-    ("exercise_4", lambda x, y: token_losses(x, y).sum(1), "That is the sum"),
-    ("exercise_4", lambda x, y: token_losses(x, y).mean(1), "divided by all positions"),
-    ("exercise_4", lambda x, y: token_losses(x, y).sum(1) / (y != -100).sum(), "targets of the whole batch"),
-    ("exercise_4", lambda x, y: token_losses(x, y).sum(1) / (y != -100).sum(1).float().mean(), "mean number"),
-    ("exercise_4", lambda x, y: loss_per_entry(x, y).mean().repeat(len(x)), "averaged over the batch"),
-    ("exercise_4", lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten()).repeat(len(x)), "same for each row"),
-    ("exercise_4", lambda x, y: token_losses(x, y.clamp(min=0)).mean(1), "as token 0 in your mean"),
-    ("exercise_4", lambda x, y: token_losses(x, y.clamp(min=0)).sum(1) / counted(y), "in your sum, as token 0"),
-    ("exercise_4", lambda x, y: loss_per_entry(x.softmax(-1), y), "probabilities to F.cross_entropy"),
-    ("exercise_4", lambda x, y: -loss_per_entry(x, y), "sign turned"),
-    ("exercise_4", lambda x, y: loss_per_entry(x, y).exp(), "perplexity"),
-    ("exercise_4", lambda x, y: loss_per_entry(x, y) / math.log(2), "in bits"),
-    ("exercise_4", mean_probability, "mean probability of the targets"),
-    ("exercise_4", lambda x, y: -mean_probability(x, y).log(), "averaged first"),
-    ("exercise_4", lambda x, y: (x.argmax(-1) == y).sum(1) / counted(y), "likeliest token"),
-    ("exercise_4", without_token_0, "left out targets of 0"),
-    ("exercise_4", shifted_again, "once more"),
-    ("exercise_4", wrong_axis, "where your tokens are"),
-    ("exercise_4", reshaped, "reshape and view only mix"),
-    ("exercise_4", lambda x, y: token_losses(x, y).sum(0) / (y != -100).sum(0).clamp(min=1), "averaged over the rows"),
-    ("exercise_4", lambda x, y: token_losses(x, y).sum(0) / counted(y), "summed over the rows"),
-    ("exercise_4", lambda x, y: token_losses(x, y).sum(1) / (y != -100).sum(1), "0 / 0 gives NaN"),
-    ("exercise_4", lambda x, y: losses_by_probabilities(x, y, lambda x: x.softmax(-1)), "far apart"),
-    ("exercise_4", lambda x, y: losses_by_probabilities(x, y, lambda x: x.softmax(-1) + 1e-12), "far apart"),
-    ("exercise_4", losses_in_place, "changed what it was given"),
-    ("exercise_4", lambda x, y: loss_per_entry(x, y)[:, None], "has shape"),
-    ("exercise_4", lambda x, y: loss_per_entry(x, y).tolist(), "should be a tensor"),
+    ("exercise_3", lambda q, story: plain_prompt(q, story) + " ", "space at the end"),
+    ("exercise_3", lambda q, story: "<|endoftext|>" + plain_prompt(q, story), "added when it is encoded"),
+    ("exercise_3", lambda q, story: f"{story}\n\nQ: {q}\nA:", "nothing stands before the question"),
+    ("exercise_3", lambda q, story: plain_prompt(q, story) + "\n", "line breaks too many"),
+    ("exercise_3", lambda q, story: f"{story}\n\nQuestion: {q}\nAnswer:", "not whole words"),
+    ("exercise_3", lambda q, story: f"Q: {q}\n{story}\nA:", "story comes first"),
+    ("exercise_3", lambda q, story: f"Q: {q}\nA:", "part is missing"),
+    ("exercise_3", lambda q, story: f"{story}\nQ: {q}\nA:" if story else plain_prompt(q, story), "empty line"),
+    ("exercise_3", lambda q, story: plain_prompt(q, story).replace("\nA:", " A:"), "line of its own"),
+    ("exercise_3", lambda q, story: [q, story], "should be a text"),
+    ("exercise_4", lambda entries: oracle(entries, 0.45), "18 of 40 answers are right, 20 are wanted"),
+    ("exercise_4", lambda entries: oracle(entries, 0.0), "more conversations of this kind"),
+    ("exercise_4", lambda entries: ["Mira."] * len(entries), "All of your answers are the same"),
+    ("exercise_4", lambda entries: [f"{entry['input']} {n}" for n, entry in enumerate(entries)], "answers are long"),
+    ("exercise_4", lambda entries: [f"{text[:-1]}, and nobody {n}." for n, text in enumerate(oracle(entries))],
+     "together with others"),
+    ("exercise_4", lambda entries: oracle(entries)[1:], "39 answers to 40 entries"),
+    ("exercise_4", lambda entries: "Mira.", "a list of texts"),
     ("exercise_5", p_value(lambda lost, won: tail(lost + won, min(lost, won))), "one side. As many"),
     ("exercise_5", p_value(lambda lost, won: 2 * tail(lost + won, min(lost, won))), "never above 1"),
     ("exercise_5", p_value(lambda lost, won: 2 * tail(lost + won, min(lost, won) - 1)), "left out the outcome"),

@@ -106,4 +106,5 @@ def test_the_bars_are_shares_with_their_intervals():
     assert ax.get_title(loc="left") + ax.get_title() == "Right answers of 2, with 95 % intervals"
     assert [bar.get_height() for bar in ax.patches] == [50, 0, 100, 50]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["none", "five"]
+    assert [text.get_text() for text in ax.texts] == ["1", "0", "2", "1"]  # how many, for a bar of 0 too
     assert list(ax.lines[1].get_ydata()) == pytest.approx([100 * end for end in share_interval(0, 2)])

@@ -19,7 +19,8 @@ BOARDS += [lambda: figures.model_diagram(("text", "sampling"), closed=True)]
 BOARDS += [lambda parts=parts: figures.model_diagram(parts)
            for parts in (("text", "embeddings"), ("training", "sampling"))]
 BOARDS += [lambda part=part: figures.transformer_2017(part) for part in (None, "encoder", "decoder", "attention")]
-BOARDS += [figures.bert_and_gpt, figures.training_run, figures.gpt_and_llama, figures.model_files]
+BOARDS += [figures.adapter_diagram, figures.bert_and_gpt, figures.training_run, figures.gpt_and_llama,
+           figures.model_files]
 BOARDS += APPENDIX_A
 BOARDS += [block_pictures.block_diagram,
            lambda: block_pictures.generation_loop("the kettle sang because it", IDS, 50257, " nevertheless")]
@@ -160,6 +161,27 @@ def test_arrows_end_where_their_vectors_do():
     assert [text.xy for text in ax.texts if hasattr(text, "xy")] == [(1, 0), (0, 2)]
     assert [text.get_text() for text in ax.texts if text.get_text()] == ["3", "0"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["queries", "keys"]
+    arc, = ax.patches  # from the first arrow of the one to the first of the other, the short way
+    assert (arc.theta1, arc.theta2) == pytest.approx((0, 90))
+    swapped = {"queries": arrows["keys"], "keys": arrows["queries"]}
+    assert (figures.turning_arrows(swapped).patches[0].theta1, arc.theta2) == pytest.approx((0, 90))
+
+
+def test_bars_are_the_features_of_each_vector():
+    ax = figures.compare_bars({"before": torch.tensor([1.0, 2.0]), "after": torch.tensor([-1.0, 1.0])}, "norm")
+    assert [bar.get_height() for bar in ax.patches] == [1, 2, -1, 1]
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in ax.patches]
+    assert centres == pytest.approx([-0.135, 0.865, 0.135, 1.135])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["before", "after"]
+
+
+def test_turning_speeds_are_those_of_the_frequencies():
+    frequencies = torch.tensor([torch.pi, torch.pi / 50])
+    cosines = (torch.arange(5.0)[:, None] * frequencies).cos()
+    upper, lower = figures.turning_speeds(cosines, frequencies, [1])
+    assert upper.lines[0].get_ydata() == pytest.approx(cosines[:, 1].tolist()) and len(upper.lines) == 1
+    assert lower.lines[0].get_ydata() == pytest.approx([2, 100])
+    assert "takes 2 to 100 positions" in lower.get_title("left") + lower.get_title()
 
 
 @pytest.mark.parametrize(("call", "message"), [

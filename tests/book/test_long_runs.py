@@ -19,17 +19,18 @@ def words(ax) -> list[str]:
     return [text.get_text() for text in ax.texts]
 
 
-def table(losses, seconds):
-    """As `History.to_frame`: a loss measured at every second step."""
+def table(losses, operations):
+    """A loss measured at every second step, and the arithmetic so far, `operations` in the end."""
     values = [value for loss in losses for value in (np.nan, loss)]
-    return pd.DataFrame({"val_loss": values, "seconds": np.linspace(0.1, seconds, len(values))},
-                        index=range(1, len(values) + 1))
+    return pd.DataFrame({"val_loss": values, "arithmetic": np.linspace(operations / len(values), operations,
+                                                                       len(values))}, index=range(1, len(values) + 1))
 
 
 def test_a_run_says_what_a_checkpoint_holds_of_each_part():
     said = words(figures.training_run())
-    for part in ("place in the data", "random states", "weights:\n4 bytes each", "two averages:\n2 × 4 bytes",
-                 "step, settings", "a gradient for each weight", "inputs, targets (batch, tokens)"):
+    for part in ("place in the data", "random states\n(dropout)", "weights:\n4 bytes each",
+                 "two averages:\n2 × 4 bytes", "step, settings", "a gradient for each weight",
+                 "inputs, targets (batch, tokens)"):
         assert said.count(part) == 1, part
     for section in ("D.2 to D.4", "D.5", "D.6"):
         assert any(section in text for text in said), section
@@ -56,10 +57,18 @@ def test_averages_that_are_lost_begin_again_after_the_cut():
     upper, lower = book.draw_averages([0.1, 0.2, 0.3, 0.4], kept, lost, cut=2)
     by_label = {line.get_label(): line for line in upper.lines}
     assert list(by_label["gradient $g$"].get_ydata()) == [0.1, 0.2, 0.3, 0.4]
+    assert upper.get_ylim() == pytest.approx((-1.05 * 10, 1.05 * 10))
     assert by_label[r"$\hat m$, kept"].get_ydata().tolist() == [0, 3, 6, 9]
     assert by_label[r"$\sqrt{\hat v}$, lost"].get_ydata().tolist() == [107, 110]
     assert list(lower.lines[1].get_xdata()) == [3, 4] and lower.lines[1].get_ydata().tolist() == [108, 111]
     assert [line.get_color() for line in lower.lines[:2]] == [BLUE, ORANGE]
+
+
+def test_a_gradient_beyond_the_edge_is_marked_at_the_edge():
+    kept = torch.full((3, 3), 0.1)
+    upper, _ = book.draw_averages([0.05, -4.0, 3.0], kept, kept, cut=1)
+    [beyond] = [line for line in upper.lines if "beyond" in str(line.get_label())]
+    assert list(beyond.get_xdata()) == [2, 3] and list(beyond.get_ydata()) == pytest.approx([-0.105, 0.105])
 
 
 def test_each_life_is_a_bar_from_its_first_step_to_its_last():
@@ -99,12 +108,14 @@ def test_the_line_of_slope_one_goes_through_the_largest_model():
     assert ax.lines[2].get_ydata()[0] == pytest.approx(20) and "512 tokens" in ax.get_ylabel()
 
 
-def test_curves_show_the_same_losses_by_step_and_by_time():
-    upper, lower = book.draw_curves({"small": [table([3.0, 2.5], 1.0)] * 3, "large": [table([2.9, 2.0], 4.0)] * 3})
+def test_curves_show_the_same_losses_by_step_and_by_arithmetic_as_far_as_both_have_gone():
+    small, large = table([3.0, 2.5, 2.4], 3.0), table([2.9, 2.0], 4.0)
+    upper, lower = book.draw_curves({"small": [small] * 3, "large": [large] * 3})
     assert len(upper.lines) == len(lower.lines) == 6
-    assert upper.lines[3].get_xdata().tolist() == [2, 4] and lower.lines[3].get_xdata()[-1] == 4.0
+    assert upper.lines[3].get_xdata().tolist() == [2, 4] and lower.lines[3].get_xdata().tolist() == [2.0, 4.0]
     assert upper.lines[3].get_ydata().tolist() == lower.lines[3].get_ydata().tolist() == [2.9, 2.0]
-    assert upper.get_legend().get_title().get_text() == "3 seeds each" and lower.get_xscale() == "log"
+    assert upper.get_xlim()[1] == pytest.approx(1.03 * 4) and lower.get_xlim()[1] == pytest.approx(1.03 * 3)
+    assert upper.get_legend().get_title().get_text() == "3 seeds each" and "6ND" in lower.get_xlabel()
 
 
 def test_the_pictures_can_be_read_on_a_telephone():

@@ -15,8 +15,8 @@ from tests.support.repository import ROOT
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("storyworld.*",),  # imports nothing of the rest, and no torch
     ("threads", "extras", "files", "devices", "assets", "families", "protocols", "diagnosis", "model_files",
-     "answer_checks", "judges", "tokenizing", "pair_counts", "head_loss", "repetition", "short_attention",
-     "compiling", "prefetching", "caching", "documents", "training_run", "rotary_scaling"),
+     "answer_checks", "answer_scores", "judges", "tokenizing", "pair_counts", "head_loss", "repetition",
+     "short_attention", "compiling", "prefetching", "caching", "documents", "training_run", "rotary_scaling"),
     ("text",),
     ("attention",),
     ("gpt",),
@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formats.*",),  # the readers, and what they share
     ("open_weights",),
     ("labelled_texts",),  # what a classifier reads
-    ("classification",),
+    ("classification", "prompt_ends"),
     ("instructions",),
     ("lora",),
     ("formats.export", "scale.*"),

@@ -1,16 +1,14 @@
 """Checks for the exercises of chapter 7, fine-tuning to follow instructions."""
 
 import math
-import re
-import string
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from llmbook.book.exercises import Wrong, close, compare, exercise, expect, expect_number, expect_tensor
+from llmbook.book.exercises import Wrong, compare, exercise, expect, expect_number, expect_tensor
+from llmbook.instructions import format_prompt
+from llmbook.storyworld import Task, check_task, tasks
 
 
 @exercise("7.1", "The other positions teach nothing, so `response_loss` does not even compute their logits.")
@@ -123,202 +121,69 @@ def _turn_mistake(got: Tensor, ids: Tensor, own: Tensor) -> str:
     return ""
 
 
-_SHARING = [  # answer, reference; no mistake below gives the right numbers for all of them
-    ("The capital of France is Paris, not Lyon.", "It is the city of Paris, in france"),
-    ("A cat, a cat and a dog!", "A dog and the dog of a cat"),
-    ("Row, row your boat.", "Row, row, row your boat, gently down"),
-    ("35 metres, or more", "3.5 metres"),
-    ('"Yes" -  he said:\n(no)', "yes, he never said no"),
-    ("two, one", "One two"), ("Red", "red."),
-]
-_NOT_SHARING = [("Blue.", "It is red"), ("dont", "Don't!"), ("", "It is red"), ("...", "red"), ("It is red", ""),
-                ("", ""), ("?!", " - ")]
+_PROMPTS = [("Who has the kite now?", "Mira had a kite.\n\nShe gave it to Bram."), ("Tell a story about Bram.", ""),
+            ("Where is Mira?", "Mira sat by the pond.")]
 
 
-@exercise("7.3", "Now a long answer that holds the right word is worth something, and less than the word alone.")
-def exercise_3(token_f1: Callable[[str, str], float]) -> None:
-    answers = [expect_number(token_f1(*texts), "The F1") for texts in _SHARING]
-    wanted = [_f1(*map(_words, texts)) for texts in _SHARING]
-    for case, texts in enumerate(_SHARING):
-        compare(answers[case], wanted[case], [(answers[case], _f1_mistake(answers, case))], _where(*texts))
-    for texts in _NOT_SHARING:
-        right = _f1(*map(_words, texts))
-        rule = "nothing is shared: return 0.0." if right == 0 else "neither has a word: return 1.0."
-        try:
-            got = expect_number(token_f1(*texts), "The F1")
-        except ZeroDivisionError:
-            raise Wrong(f"{_where(*texts)} nothing, as you divide by 0. Here {rule}") from None
-        expect(not math.isnan(got), f"{_where(*texts)} NaN, which 0 / 0 gives. Here {rule}")
-        compare(got, right, [(got, f"Here {rule}")], _where(*texts))
+@exercise("7.3", "A blank, a heading or the order of the parts is enough to ask for something it has never learned.")
+def exercise_3(trained_prompt: Callable[[str, str], str]) -> None:
+    for instruction, story in _PROMPTS:
+        got = trained_prompt(instruction, story)
+        if got is None or got is ...:
+            raise NotImplementedError
+        expect(isinstance(got, str), f"The prompt should be a text; yours is of type {type(got).__name__}.")
+        right = format_prompt(instruction, story, "plain")
+        if got != right:
+            raise Wrong(f"For {instruction!r} and the story {story!r} you return {got!r}, the model was trained with "
+                        f"{right!r}. {_prompt_mistake(got, right, instruction, story)}".rstrip())
 
 
-def _where(answer: str, reference: str) -> str:
-    return f"For the answer {answer!r} and the reference {reference!r} you return"
-
-
-def _words(text: str) -> list[str]:
-    return [word for part in text.lower().split() if (word := part.strip(string.punctuation))]
-
-
-def _f1(found: Sequence[str], wanted: Sequence[str]) -> float:
-    if not found and not wanted:
-        return 1.0
-    return 2 * (Counter(found) & Counter(wanted)).total() / (len(found) + len(wanted))
-
-
-def _f1_mistake(answers: Sequence[float], case: int) -> str:
-    """The mistake that explains most of the answers, in their order, and at least those up to this one."""
-    explained = {}
-    for number, (got, texts) in enumerate(zip(answers, _SHARING)):
-        for value, text in _f1_mistakes(*texts):
-            if abs(value - got) < 1e-5 and explained.get(text, 0) == number:
-                explained[text] = number + 1
-    return max((text for text in explained if explained[text] > case), key=explained.get, default="")
-
-
-def _f1_mistakes(answer: str, reference: str) -> list[tuple[float, str]]:
-    found, wanted = _words(answer), _words(reference)
-    shared = (Counter(found) & Counter(wanted)).total()
-    precision, recall, right = shared / len(found), shared / len(wanted), _f1(found, wanted)
-    both = len(found) + len(wanted)
-    texts = answer.lower(), reference.lower()
-    in_place = sum(first == second for first, second in zip(found, wanted))
-
-    def split(how: Callable[[str], list[str]]) -> float:
-        """The F1 of the texts, in lower case, split in another way."""
-        return _f1(*map(how, texts))
-
-    ends, marks = string.punctuation, f"[{re.escape(string.punctuation)}]"
-    repeats = "The shared words are those that can be paired: the smaller of a word's two counts."
-    return [
-        (_f1([part.strip(ends) for part in answer.split()], [part.strip(ends) for part in reference.split()]),
-         "Upper case makes words differ: turn both texts into lower case first."),
-        (split(str.split), "Punctuation is still at the ends of your words: strip it from each."),
-        (_f1(answer.split(), reference.split()), "Turn both texts into lower case, and strip punctuation from each "
-                                                 "word."),
-        (split(lambda text: [word for part in text.split() if (word := part.rstrip(ends))]),
-         "You stripped punctuation behind the words only. It stands before them too, as quotation marks do."),
-        (split(lambda text: text.strip(ends).split()),
-         "You stripped the ends of the whole text. Each word has ends: split first."),
-        (split(lambda text: re.sub(marks, "", text).split()),
-         "You took out punctuation inside words too, so that 3.5 became 35. Strip the ends only."),
-        (split(lambda text: re.findall(r"\w+", text)),
-         "You split words at the punctuation inside them. Split at spaces, then strip the ends."),
-        (split(lambda text: [part.strip(ends) for part in text.split()]),
-         "You counted '', which is what is left of a word of punctuation. Leave such words out."),
-        (split(lambda text: [word for part in text.split(" ") if (word := part.strip(ends))]),
-         'split(" ") does not split at the end of a line. split() does.'),
-        (split(lambda text: list(text)), "You compared characters. Split the texts into words."),
-        (_f1(sorted(set(found)), sorted(set(wanted))), "You counted each word once, as sets do. Repeats count."),
-        (2 * sum(word in wanted for word in found) / both,
-         f"A word that the answer repeats is shared only as often as the reference has it. {repeats}"),
-        (2 * sum(word in found for word in wanted) / both,
-         f"A word that the reference repeats is shared only as often as the answer has it. {repeats}"),
-        (2 * len(set(found) & set(wanted)) / both, "You counted the shared words once each, but all others with their "
-                                                   "repeats. Shared words have repeats too."),
-        (precision, "That is the precision, the share of the answer's words. Take the harmonic mean with the recall."),
-        (recall, "That is the recall, the share of the reference's words. Take the harmonic mean with the precision."),
-        ((precision + recall) / 2, "That is the ordinary mean. The harmonic one is 2 P R / (P + R)."),
-        (math.sqrt(precision * recall), "That is the geometric mean. The harmonic one is 2 P R / (P + R)."),
-        (right / 2, "The factor 2 is missing: 2 P R / (P + R)."),
-        (shared / (both - shared), "You divided what is shared by the words of both, shared ones once (the Jaccard "
-                                   "index). F1 is the harmonic mean of precision and recall."),
-        (100 * right, "That is in per cent: return a number between 0 and 1."),
-        (shared, "That is how many words are shared."),
-        (2 * in_place / both, "You compared word by word in order. A shared word may stand anywhere."),
-        (float(found == wanted), "That is exact match. Part of the words can be right."),
-    ]
-
-
-@exercise("7.4", "Sort your entries by it: the highest are the hardest, or have a mistake in their response.")
-def exercise_4(loss_per_entry: Callable[[Tensor, Tensor], Tensor]) -> None:
-    torch.manual_seed(0)
-    # all sizes equal first: there, classes or sums along the wrong dimension give an answer too
-    for shape, counted, scale in (((4, 4, 4), (1, 4, 2, 3), 2.0), ((3, 6, 5), (6, 2, 4), 2.0),
-                                  ((3, 5, 7), (2, 0, 5), 2.0), ((1, 3, 4), (0,), 2.0), ((2, 4, 9), (4, 2), 100.0)):
-        logits, targets = torch.randn(shape) * scale, torch.randint(shape[2], shape[:2])
-        for row, count in enumerate(counted):
-            targets[row, torch.randperm(shape[1])[count:]] = -100
-        given = logits.clone(), targets.clone()
-        got = loss_per_entry(*given)
-        expect(torch.equal(given[0], logits) and torch.equal(given[1], targets),
-               "Your function changed what it was given. Put another target in place of -100 in a copy: masked_fill, "
-               "clamp without an underscore.")
-        got = _expect_losses(got, shape)
-        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")  # (batch, tokens), 0 at -100
-        right = losses.sum(dim=1) / (targets != -100).sum(dim=1).clamp(min=1)
-        for row, count in enumerate(counted):
-            hint = " 0 / 0 gives NaN: divide by at least 1." if got[row].isnan() else ""
-            expect(count > 0 or got[row] == 0, f"Row {row} has no target that counts: its loss should be 0.0, yours "
-                                               f"is {got[row].item():.4f}.{hint}")
-        if not close(got, right):
-            row = int((~torch.isclose(got.float(), right, rtol=1e-5, atol=1e-5)).nonzero()[0])
-            raise Wrong(f"Logits of shape {shape}, {list(counted)} targets that count: the loss of row {row} is "
-                        f"{got[row].item():.4f}, expected {right[row].item():.4f}. "
-                        f"{_loss_mistake(got, logits, targets, scale)}".rstrip())
-
-
-def _expect_losses(answer: object, shape: tuple[int, ...]) -> Tensor:
-    """One loss for each row."""
-    if isinstance(answer, Tensor) and answer.ndim == 0:
-        raise Wrong("You return one number for the whole batch. Take reduction=\"none\", and average each row.")
-    if isinstance(answer, Tensor) and answer.shape == shape[:2]:
-        raise Wrong(f"You return the loss at each position, {tuple(answer.shape)}. Average each row over its own.")
-    return expect_tensor(answer, shape[:1], f"The result for logits of shape {shape}")
-
-
-def _loss_mistake(got: Tensor, logits: Tensor, targets: Tensor, scale: float) -> str:
-    batch, tokens, vocab = logits.shape
-    counts = targets != -100
-    number = counts.sum(dim=1)  # (batch,)
-
-    def losses(values: Tensor = logits, labels: Tensor = targets) -> Tensor:
-        return F.cross_entropy(values.transpose(1, 2), labels, reduction="none")
-
-    if scale > 50:  # by now, only rounding can be wrong
-        return ("These logits are far apart, so a probability is rounded to 0 and its logarithm is lost, or exp is "
-                "infinite. Use F.cross_entropy or log_softmax, which never compute the probability itself.")
-    own = losses()  # (batch, tokens), 0 where a target does not count
-    mean = own.sum(dim=1) / number.clamp(min=1)
-    best = logits.argmax(dim=-1) == targets
+def _prompt_mistake(got: str, right: str, instruction: str, story: str) -> str:
     mistakes = [
-        (own.sum(dim=1), "That is the sum. Divide it by the row's targets that count."),
-        (own.mean(dim=1), "You divided by all positions. Divide by the row's targets that count."),
-        (own.sum(dim=1) / counts.sum(), "You divided by the targets of the whole batch. Each row has its own number."),
-        (own.sum(dim=1) / number.float().mean(), "You divided by the mean number of targets. Each row has its own."),
-        (mean.mean().expand(batch), "You averaged over the batch. Each row has its own loss."),
-        ((own.sum() / counts.sum()).expand(batch), "That is the loss of the whole batch, the same for each row."),
-        (losses(labels=targets.clamp(min=0)).mean(dim=1), "Targets of -100 count as token 0 in your mean. Leave them "
-                                                          "out of the sum and of the number."),
-        (losses(labels=targets.clamp(min=0)).sum(dim=1) / number.clamp(min=1),
-         "Targets of -100 are in your sum, as token 0. Leave them out, as you did in the number."),
-        (losses(logits.softmax(dim=-1)).sum(dim=1) / number.clamp(min=1),
-         "You gave probabilities to F.cross_entropy, which takes logits: it has the softmax in it."),
-        (-mean, "That is the mean log-probability. The loss is that with the sign turned."),
-        (mean.exp(), "That is the perplexity, exp of the loss."),
-        (mean / math.log(2), "That is in bits. Use the natural logarithm."),
-        ((-own).exp().mul(counts).sum(dim=1) / number.clamp(min=1), "That is the mean probability of the targets. "
-                                                                    "Average -log of each."),
-        (-((-own).exp().mul(counts).sum(dim=1) / number.clamp(min=1)).log(),
-         "You averaged first and took the logarithm then. Average the logarithms."),
-        ((best & counts).sum(dim=1) / number.clamp(min=1), "That is the share of targets that are the likeliest "
-                                                           "token."),
-        (F.cross_entropy(logits.reshape(batch, vocab, tokens), targets, reduction="none").sum(dim=1)
-         / number.clamp(min=1), "F.cross_entropy takes the classes in dimension 1, where your tokens are. Move them "
-                                "by transpose(1, 2); reshape and view only mix the numbers."),
+        (got.startswith("<|endoftext|>"), "The token that begins a text is added when it is encoded: leave it out."),
+        (not story and got.lstrip("\n") == right, "Where there is no story, nothing stands before the question."),
+        (got.rstrip(" ") == right, "There is a space at the end. The response begins with one: \" Mira\" is one token, "
+                                   "and \"Mira\" after a space is another."),
+        (got.strip("\n") == right.strip("\n"), "There are line breaks too many at an end."),
+        ("Question" in got or "Answer" in got, "The headings are Q and A, not whole words."),
+        (bool(story) and story in got and instruction in got and got.index(story) > got.index(instruction),
+         "The story comes first, then the question: the model reads from left to right."),
+        (story not in got or instruction not in got, "A part is missing, or was changed."),
+        (bool(story) and f"{story}\n\n" not in got, "Between the story and the question there is an empty line, as "
+                                                    "between paragraphs."),
+        (not got.endswith("\nA:"), "The answer's heading has a line of its own: \\nA:"),
     ]
-    zeros = counts & (targets != 0)
-    mistakes.append(((own * zeros).sum(dim=1) / zeros.sum(dim=1).clamp(min=1),
-                     "You left out targets of 0. That is a token like any other; only -100 does not count."))
-    if tokens > 1:
-        shifted, kept = losses(logits[:, :-1], targets[:, 1:]), counts[:, 1:].sum(dim=1).clamp(min=1)
-        mistakes.append((shifted.sum(dim=1) / kept, "You shifted the targets once more. They are the next tokens "
-                                                    "already."))
-    if batch == tokens:
-        mistakes += [(own.sum(dim=0) / counts.sum(dim=0).clamp(min=1), "You averaged over the rows. Average over the "
-                                                                       "tokens, dim=1."),
-                     (own.sum(dim=0) / number.clamp(min=1), "You summed over the rows. Sum over the tokens, dim=1.")]
-    return next((text for value, text in mistakes if close(got, value)), "")
+    return next((text for wrong, text in mistakes if wrong), "")
+
+
+LAB_KIND, LAB_TASKS, LAB_TARGET = "who_else", 40, 0.5
+
+
+@exercise("7.4", "A kind that was kept out is a kind like any other, once it has examples. Are the others still there?")
+def exercise_4(my_assistant: Callable[[list[dict[str, str]]], list[str]]) -> None:
+    some = list(tasks(970, LAB_TASKS, "test", kinds=(LAB_KIND,)))
+    got = my_assistant([{"instruction": task.instruction, "input": task.story} for task in some])
+    if got is None or got is ...:
+        raise NotImplementedError
+    expect(isinstance(got, (list, tuple)) and all(isinstance(text, str) for text in got),
+           "Return a list of texts, one for each entry, as respond_all does.")
+    expect(len(got) == len(some), f"You return {len(got)} answers to {len(some)} entries: give one for each, in order.")
+    right = [check_task(task, text) for task, text in zip(some, got)]
+    if sum(right) < LAB_TARGET * len(some):
+        place = right.index(False)
+        raise Wrong(f"{sum(right)} of {len(some)} answers are right, {math.ceil(LAB_TARGET * len(some))} are wanted. "
+                    f"For example, {some[place].instruction!r} gets {got[place][:60]!r} instead of "
+                    f"{some[place].answer!r}. {_lab_hint(got, some)}".rstrip())
+
+
+def _lab_hint(got: Sequence[str], some: Sequence[Task]) -> str:
+    if len(set(got)) == 1:
+        return "All of your answers are the same: is it the story that you give to the model as input?"
+    if sum(len(text.split()) > 20 for text in got) > len(got) / 2:
+        return "Most of your answers are long: was it trained in the style \"plain\", and is it asked in that style?"
+    if sum(task.answer.split(" is in")[0] in text for task, text in zip(some, got)) > len(got) / 2:
+        return "The right one is often named together with others: one name is wanted."
+    return "Train on more conversations of this kind, or with a higher learning rate."
 
 
 @exercise("7.5", "Try it on the chapter's answers before and after: with so few entries, a small gain may be luck.")

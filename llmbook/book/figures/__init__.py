@@ -1,8 +1,9 @@
 """One look for all figures, and the pictures that several chapters draw."""
 
+from .adapters import adapter_diagram
 from .matrices import heatmap, token_strip
 from .model import MODEL_PARTS, model_diagram
-from .open_models import gpt_and_llama, model_files, turning_arrows
+from .open_models import compare_bars, gpt_and_llama, model_files, turning_arrows, turning_speeds
 from .rungs import loss_ladder
 from .runs import training_run
 from .style import BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, RED, SKY, YELLOW, use_style
@@ -11,6 +12,6 @@ from .tokens import token_rows
 from .transformers import bert_and_gpt, transformer_2017
 
 __all__ = ["BLUE", "GREEN", "GREY", "MODEL_PARTS", "ORANGE", "PALETTE", "PURPLE", "RED", "SKY", "YELLOW",
-           "bert_and_gpt", "broadcasting", "computation_graph", "gpt_and_llama", "heatmap",
-           "loss_ladder", "model_diagram", "model_files", "number_bits", "token_rows", "token_strip", "training_run",
-           "training_step", "transformer_2017", "turning_arrows", "use_style"]
+           "adapter_diagram", "bert_and_gpt", "broadcasting", "compare_bars", "computation_graph", "gpt_and_llama",
+           "heatmap", "loss_ladder", "model_diagram", "model_files", "number_bits", "token_rows", "token_strip",
+           "training_run", "training_step", "transformer_2017", "turning_arrows", "turning_speeds", "use_style"]

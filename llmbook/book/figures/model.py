@@ -102,7 +102,7 @@ def _blocks(board: Board, on: set[str]) -> None:
     board.arrow([(110, 164), (110, 187)], lit or "embeddings" in on, head=False)
     board.shape(121, 174, FEATURES, lit or "embeddings" in on)
     board.frame(60, 187, 330, 186, lit)
-    board.text(380, 200, "N blocks, one after the other", size=8.5, ha="right", colour="#003D63" if lit else "#5F666E")
+    board.text(380, 200, "L blocks, one after the other", size=8.5, ha="right", colour="#003D63" if lit else "#5F666E")
     for y, name, on_now in ((226, "attention", attention), (308, "feed-forward", forward)):
         board.arrow([(110, y), (144, y)], on_now)
         board.box(144, y - 16, 62, 32, "norm", lit, size=9.5)

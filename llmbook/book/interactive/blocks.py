@@ -122,12 +122,11 @@ def _still(steps: list[Stage], tokens: Sequence[str], start: int) -> Figure:
     for place, step in enumerate(steps):
         result = step.result[start].float().cpu()
         limit = float(step.result[:, :SHOWN].abs().max()) or 1.0
-        left = 0.08 if step.stream else 0.16
         row = result[None, :SHOWN].numpy()
-        axes.imshow(row, extent=(left, 1, -place - 0.36, -place + 0.02), cmap=SIGNS, vmin=-limit, vmax=limit,
+        axes.imshow(row, extent=(0.16, 1, -place - 0.36, -place + 0.02), cmap=SIGNS, vmin=-limit, vmax=limit,
                     aspect="auto")
-        mean, deviation = float(result.mean()), float(result.std(correction=0))
-        axes.text(left, -place + 0.08, step.name, va="bottom", weight="bold" if step.stream else "normal")
+        mean, deviation = round(float(result.mean()), 2) + 0.0, float(result.std(correction=0))  # no -0.00
+        axes.text(0.16, -place + 0.08, step.name, va="bottom", weight="bold" if step.stream else "normal")
         axes.text(1, -place + 0.08, f"{tuple(step.result.shape)}   {mean:.2f} ± {deviation:.2f}", va="bottom",
                   ha="right", fontsize=8)
         axes.plot(0.02 if step.stream else 0.12, -place - 0.17, "o", color=ORANGE if step.stream else BLUE,
@@ -136,9 +135,9 @@ def _still(steps: list[Stage], tokens: Sequence[str], start: int) -> Figure:
         axes.plot([0.02, 0.12, 0.12, 0.02], [-first - 0.17, -first - 1.17, -last + 0.83, -last - 0.17], color=BLUE,
                   linewidth=1.5, zorder=0)
     count = min(SHOWN, steps[0].result.shape[1])
-    axes.text(0.08, -len(steps) + 0.3, f"cells: the first {count} features (blue above 0, red below);\n"
-              "right: shape (tokens, features), and this token's mean ± standard deviation", fontsize=7.5,
-              color=GREY, va="top")
-    axes.set(xlim=(0, 1.01), ylim=(-len(steps) - 0.2, 0.45))
+    axes.text(0.08, -len(steps) + 0.3, f"cells: the first {count} features, blue above 0, orange below,\n"
+              "each row with its own colour scale; right: shape (tokens, features),\n"
+              "and this token's mean ± standard deviation", fontsize=7.5, color=GREY, va="top")
+    axes.set(xlim=(0, 1.01), ylim=(-len(steps) - 0.4, 0.45))
     axes.axis("off")
     return figure

@@ -15,7 +15,7 @@ function build(view, data) {
   }, "step");
   view.append(h("p", {class: "soft"}, "Choose a token, then follow its vector through the block, step by step."), choices,
     h("div", {style: "height:12px"}), controls, h("div", {class: "stages"}, list),
-    h("p", {class: "soft", style: "margin:8px 0 0"}, `Cells: the first ${stages[0].values[0].length} features of the token, blue above 0 and red below, `
+    h("p", {class: "soft", style: "margin:8px 0 0"}, `Cells: the first ${stages[0].values[0].length} features of the token, blue above 0 and orange below, `
       + "each row with its own scale. Shapes are (tokens, features)."));
 
   function headWeights(stage) {

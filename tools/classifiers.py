@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from llmbook.book.adapters import train_adapter
-from llmbook.book.spam_study import FEW, STUDY_NAME, draw_labels, judge, spam_messages, spam_parts, thin_ham
+from llmbook.book.spam_study import FEW, STUDY_NAME, draw_labels, judge_spam, spam_messages, spam_parts, thin_ham
 from llmbook.classification import (
     LengthBatches,
     PreparedTexts,
@@ -160,7 +160,7 @@ class Study:
         if kind == "all":
             self.keep(kind, {**row, "spam": whole})
         else:
-            found = judge(spam.tolist(), is_spam(test))
+            found = judge_spam(spam.tolist(), is_spam(test))
             self.keep(kind, {**row, "caught": found.caught, "spam": found.spam, "passed": found.passed,
                              "ham": found.ham, "first": whole[:KEPT]})
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["FEW", "FOLDS", "STUDY_NAME", "Judged", "calibration_bins", "draw_calibration",
-           "draw_few_labels", "draw_labels", "filter_study", "judge", "spam_messages", "spam_parts", "thin_ham"]
+           "draw_few_labels", "draw_labels", "filter_study", "judge_spam", "spam_messages", "spam_parts", "thin_ham"]
 
 STUDY_NAME = "classifiers.json"  # tools/classifiers.py writes it
 FOLDS = (0.1, 0.2, 0.2, 0.2, 0.3)  # validation; the test messages of seeds 0, 1 and 2; always for training
@@ -125,7 +125,7 @@ class Judged:
         return f"{100 * self.balanced:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def judge(spam: Sequence[float], is_spam: Sequence[bool], threshold: float = 0.5) -> Judged:
+def judge_spam(spam: Sequence[float], is_spam: Sequence[bool], threshold: float = 0.5) -> Judged:
     """Compare probabilities of spam (n,) with the truth (n,): what is above the threshold is called spam."""
     truth, called = np.asarray(is_spam, dtype=bool), np.asarray(spam) > threshold
     return Judged(int((called & truth).sum()), int(truth.sum()), int((~called & ~truth).sum()), int((~truth).sum()))

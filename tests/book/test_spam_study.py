@@ -17,7 +17,7 @@ from llmbook.book.spam_study import (
     draw_few_labels,
     draw_labels,
     filter_study,
-    judge,
+    judge_spam,
     spam_messages,
     spam_parts,
     thin_ham,
@@ -76,16 +76,16 @@ def test_an_odd_number_of_labels_is_named(n):
 # --- judging -----------------------------------------------------------------------------------------------------
 
 def test_a_filter_is_judged_by_hand():
-    found = judge([0.9, 0.4, 0.6, 0.1, 0.5], [True, True, False, False, False])
+    found = judge_spam([0.9, 0.4, 0.6, 0.1, 0.5], [True, True, False, False, False])
     assert found == Judged(caught=1, spam=2, passed=2, ham=3)  # 0.5 is not above the threshold
-    assert judge([0.9, 0.4, 0.6, 0.1, 0.5], [True, True, False, False, False], 0.3) == Judged(2, 2, 1, 3)
+    assert judge_spam([0.9, 0.4, 0.6, 0.1, 0.5], [True, True, False, False, False], 0.3) == Judged(2, 2, 1, 3)
     assert (found.recall, found.precision, found.f1) == (0.5, 0.5, 0.5)
     assert found.accuracy == 3 / 5 and found.balanced == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert found + found == Judged(2, 4, 4, 6)
 
 
 def test_precision_of_a_filter_that_calls_nothing_spam_is_0():
-    found = judge([0.0, 0.0], [True, False])
+    found = judge_spam([0.0, 0.0], [True, False])
     assert (found.precision, found.recall, found.f1, found.balanced) == (0, 0, 0, 0.5)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llmbook.book.exercises import Wrong, close, compare, exercise, expect, expect_number, expect_tensor
-from llmbook.book.spam_study import FOLDS, draw_labels, judge, spam_messages
+from llmbook.book.spam_study import FOLDS, draw_labels, judge_spam, spam_messages
 from llmbook.classification import split_by_key
 
 
@@ -268,4 +268,4 @@ def _balanced(learn: Callable[[list[str], list[str]], Predict], seed: int) -> fl
     expect(len(labels) == len(others), f"Given {len(others)} texts, your function returned {len(labels)} labels.")
     unknown = set(labels) - {"ham", "spam"}
     expect(not unknown, f"{sorted(unknown)[:1]} is no label: return 'ham' or 'spam' for each text.")
-    return judge([float(label == "spam") for label in labels], [row.label == "spam" for row in others]).balanced
+    return judge_spam([float(label == "spam") for label in labels], [row.label == "spam" for row in others]).balanced

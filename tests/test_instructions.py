@@ -759,9 +759,13 @@ def test_scores_have_one_row_an_entry():
     entries = SIX[:4].assign(kind=list("abca"), check=[{"answers": ["gold bird"]}, {"exact": True}, None, {"words": 3}])
     entries.index = [7, 3, 5, 1]
     scores = score_responses(entries, ["Gold bird.", "harbour", "two or three", "a b"])
-    assert scores.columns.tolist() == ["kind", "checked", "right", "words"] and scores.index.tolist() == [7, 3, 5, 1]
+    assert scores.columns.tolist() == ["kind", "checked", "right", "contained", "words"]
+    assert scores.index.tolist() == [7, 3, 5, 1]
     assert scores.to_numpy().tolist() == [
-        ["a", "content", True, 2], ["b", "content", False, 1], ["c", None, None, 3], ["a", "format", False, 2]]
+        ["a", "content", True, True, 2], ["b", "content", False, False, 1], ["c", None, None, None, 3],
+        ["a", "format", False, False, 2]]
+    wordy = score_responses(entries, ["It is a gold bird, I think.", "", "", ""]).iloc[0]
+    assert (wordy["right"], wordy["contained"]) == (False, True)
     assert score_responses(entries, pd.Series(SIX["output"][:4]))["right"].tolist() == [True, True, None, False]
     without = entries.assign(check=[float("nan"), {"exact": True}, float("nan"), {"exact": True}])
     assert score_responses(without, SIX["output"][:4])["right"].tolist() == [None, True, None, True]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from llmbook import classification, families
+from llmbook import classification, families, labelled_texts
 from llmbook.classification import (
     ClassificationLoss,
     ClassifierConfig,
@@ -54,7 +54,7 @@ QUICK = {"device": "cpu", "precision": "float32", "progress": False}
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
     """Numbers are compared in float32, also on machines where "auto" means bfloat16."""
-    monkeypatch.setattr(classification, "autocast", lambda device: autocast(device, "float32"))
+    monkeypatch.setattr(labelled_texts, "autocast", lambda device: autocast(device, "float32"))
 
 
 def language_model(family: str, **changes) -> GPT | Llama:
@@ -496,7 +496,7 @@ def test_preparing_turns_dropout_off_and_restores_the_mode():
 
 def test_features_of_bfloat16_are_kept_as_float32(monkeypatch):
     classifier, frame = small(spread=0.1), table(some_texts(20))
-    monkeypatch.setattr(classification, "autocast", lambda device: autocast(device, "bfloat16"))
+    monkeypatch.setattr(labelled_texts, "autocast", lambda device: autocast(device, "bfloat16"))
     prepared = prepare_texts(classifier, TOKENIZER, frame, 1)
     probabilities = class_probabilities(classifier, prepared)
     assert {row.dtype for row in prepared.inputs} == {torch.float32} == {probabilities.dtype}
@@ -544,15 +544,17 @@ def test_targets_follow_the_classifier_s_order_of_labels():
 
 @FAMILIES
 @pytest.mark.parametrize("first", [0, 1])
-def test_in_training_the_last_feed_forward_part_computes_last_tokens_only(family, first):
+def test_the_last_feed_forward_part_computes_last_tokens_only(family, first):
     classifier = small(family, 3, spread=0.3)  # without dropout
     x = torch.randn(4, 6, classifier.model.config.d_model, generator=torch.Generator().manual_seed(3))
     lengths, seen = torch.tensor([6, 2, 5, 1]), []
     classifier.model.blocks[-1].feed_forward.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    model = classifier.model
+    wanted = classifier.head(model.final_norm(last_token(model.run_blocks(x, first), lengths)))
     with torch.no_grad():
-        wanted = classifier.from_block(x, lengths, first)
+        torch.testing.assert_close(classifier.from_block(x, lengths, first), wanted, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(classifier.from_block(x, lengths, first), wanted, atol=1e-5, rtol=1e-5)
-    assert [shape[:-1] for shape in seen] == [(4, 6), (4,)]
+    assert [shape[:-1] for shape in seen] == [(4, 6), (4,), (4,)]
 
 
 @FAMILIES

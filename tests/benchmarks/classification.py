@@ -1,4 +1,4 @@
-"""Chapter 6's figures over several seeds: `python -m tests.benchmarks.classification`.
+"""Spam filters over several seeds, also with every layer trained: `python -m tests.benchmarks.classification`.
 
 Each seed splits the messages anew and trains anew. Balanced: as many ham as spam, in training and test. As they come:
 all messages, one in nine spam. `--everything N` also trains every layer, on the first N seeds; that takes minutes each.

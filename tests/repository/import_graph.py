@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("compiled",),  # the pass for one token, for GPUs
     ("formats.*",),  # the readers, and what they share
     ("open_weights",),
+    ("labelled_texts",),  # what a classifier reads
     ("classification", "prompt_ends"),
     ("instructions",),
     ("lora",),

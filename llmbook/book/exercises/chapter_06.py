@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from llmbook.book.exercises import Wrong, close, compare, exercise, expect, expect_number, expect_tensor
+from llmbook.book.spam_study import FOLDS, draw_labels, judge_spam, spam_messages
+from llmbook.classification import split_by_key
 
 
 def _share(part: float, whole: float) -> float:
@@ -49,72 +51,8 @@ def _padded(lengths: Sequence[int], size: int) -> int:
     return sum(max(part) * len(part) for part in parts)
 
 
-_NAMES = ("precision", "recall", "F1")
-
-
-def _pairs(hits: int, false: int, missed: int, passed: int) -> tuple[list[bool], list[bool]]:
-    """(found, truth) with so many of each of the four outcomes, in mixed order."""
-    pairs = [(True, True)] * hits + [(True, False)] * false + [(False, True)] * missed + [(False, False)] * passed
-    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0)).tolist()
-    return [pairs[i][0] for i in order], [pairs[i][1] for i in order]
-
-
-@exercise("6.2", "Accuracy hides rare classes; these three do not.")
-def exercise_2(precision_recall_f1: Callable[[list[bool], list[bool]], tuple[float, float, float]]) -> None:
-    for counts in ((3, 1, 2, 4), (2, 6, 1, 4), (1, 2, 9, 28), (4, 0, 0, 3)):
-        _check_rates(precision_recall_f1(*_pairs(*counts)), *counts)
-    for counts, what in (((0, 0, 3, 4), "nothing is found"), ((0, 2, 0, 5), "no text is spam"),
-                         ((0, 0, 0, 4), "nothing is found and no text is spam"),
-                         ((0, 2, 3, 4), "all that is found is wrong")):
-        try:
-            answer = precision_recall_f1(*_pairs(*counts))
-        except ZeroDivisionError:
-            raise Wrong(f"Where {what}, you divide by 0. Return 0.0 for what cannot be divided.") from None
-        _check_rates(answer, *counts, f"Where {what}, ")
-
-
-def _check_rates(answer: object, hits: int, false: int, missed: int, passed: int, where: str = "") -> None:
-    if answer is None or answer is ...:
-        raise NotImplementedError
-    try:
-        answer = list(answer)
-    except TypeError:
-        raise Wrong(f"Return three numbers, (precision, recall, F1), not {type(answer).__name__}.") from None
-    expect(len(answer) == 3, f"Return three numbers, (precision, recall, F1); you return {len(answer)}.")
-    if all(value is None or value is ... for value in answer):
-        raise NotImplementedError
-    for value, name in zip(answer, _NAMES):
-        expect(value is not None and value is not ..., f"{where}{name} is {value}. Return "
-               + ("0.0 where nothing can be divided." if where else "a number for each of the three."))
-    texts = hits + false + missed + passed
-    precision, recall = _share(hits, hits + false), _share(hits, hits + missed)
-    other_precision, other_recall = _share(passed, passed + missed), _share(passed, passed + false)
-    accuracy = ((hits + passed) / texts, "That is the accuracy, in which the ham that was let through counts.")
-    per_text = (hits / texts, "You divided by all texts.")
-    ham = "You counted ham as the class that is looked for. It is spam: True."
-    mistakes = {
-        "precision": [(recall, "That is the recall. Precision divides by what was found."), accuracy, per_text,
-                      (1 - precision, "That is the share of ham in what was found. Precision is that of spam."),
-                      (other_precision, ham)],
-        "recall": [(precision, "That is the precision. Recall divides by what is there."), accuracy, per_text,
-                   (other_recall, "That is the share of ham that was let through. Recall is about the spam.")],
-        "F1": [((precision + recall) / 2, "That is the ordinary mean. F1 is the harmonic one: 2 P R / (P + R)."),
-               (_share(precision * recall, precision + recall), "The factor 2 is missing."),
-               (math.sqrt(precision * recall), "That is the geometric mean. F1 is the harmonic one: 2 P R / (P + R)."),
-               (_share(hits, hits + false + missed), "You counted the texts that were found rightly once; in "
-                "2 hits / (2 hits + wrong + missed) they count twice."), accuracy],
-    }
-    wanted = precision, recall, _share(2 * hits, 2 * hits + false + missed)
-    for value, right, name in zip(answer, wanted, _NAMES):
-        got = expect_number(value, name)
-        expect(not math.isnan(got), f"{where}{name} is NaN, which 0 / 0 gives. Return 0.0 there.")
-        hints = mistakes[name] if hits else [(1.0, "It is defined as 0.0 where nothing can be divided.")]
-        compare(got, right, hints, f"{where}{hits + false} texts found, {hits} of them rightly, {missed} missed, "
-                                    f"{passed} rightly let through: your {name} is")
-
-
-@exercise("6.3", "Another way to make one vector of a text: models that search for texts often pool like this.")
-def exercise_3(mean_of_tokens: Callable[[Tensor, Tensor], Tensor]) -> None:
+@exercise("6.2", "Another way to make one vector of a text: models that search for texts often pool like this.")
+def exercise_2(mean_of_tokens: Callable[[Tensor, Tensor], Tensor]) -> None:
     # all sizes equal first: there, a mask or a division along the wrong dimension gives an answer too
     for shape, sizes in (((4, 4, 4), (4, 2, 1, 3)), ((3, 7, 5), (2, 7, 4)), ((2, 3, 1), (3, 1)), ((1, 6, 8), (6,))):
         x, lengths = torch.randn(shape) + 0.5, torch.tensor(sizes)
@@ -173,67 +111,8 @@ def _pooling_mistake(got: Tensor, x: Tensor, lengths: Tensor) -> str:
     return next((text for value, text in mistakes if close(got, value)), "")
 
 
-@exercise("6.4", "A classifier can move to a place where spam is rarer, without any training.")
-def exercise_4(shift_prior: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    cases = [  # as many texts as classes first: there, weights along the wrong dimension give an answer too
-        (2, (0.7, 0.3), (0.9, 0.1)), (3, (0.5, 0.3, 0.2), (0.2, 0.2, 0.6)), (5, (0.6, 0.4), (0.1, 0.9)),
-        (4, (0.2, 0.5, 0.3), (0.2, 0.5, 0.3)), (1, (0.4, 0.4, 0.1, 0.1), (0.25, 0.25, 0.5, 0.0)),
-    ]
-    for texts, *both in cases:
-        old, new = (torch.tensor(shares) for shares in both)
-        probabilities = torch.randn(texts, len(old)).softmax(dim=-1)
-        given = probabilities.clone(), old.clone(), new.clone()
-        got = expect_tensor(shift_prior(*given), (texts, len(old)), f"The result for {texts} texts, {len(old)} classes")
-        expect(all(torch.equal(a, b) for a, b in zip(given, (probabilities, old, new))),
-               "Your function changed what it was given: compute new tensors, without *= or /=.")
-        weighted = probabilities * (new / old)
-        right = _rows(weighted)
-        if not close(got, right):
-            text = int((~torch.isclose(got, right, rtol=1e-5, atol=1e-5)).any(dim=1).nonzero()[0])
-            raise Wrong(f"old {_listed(old)}, new {_listed(new)}: the probabilities {_listed(probabilities[text])} "
-                        f"become {_listed(got[text])}, expected {_listed(right[text])}. "
-                        f"{_prior_mistake(got, probabilities, old, new)}".rstrip())
-
-
-def _rows(x: Tensor) -> Tensor:
-    """Each row divided by its sum."""
-    return x / x.sum(dim=-1, keepdim=True)
-
-
-def _listed(x: Tensor) -> str:
-    return "(" + ", ".join(f"{number:.3f}" for number in x.tolist()) + ")"
-
-
-def _prior_mistake(got: Tensor, p: Tensor, old: Tensor, new: Tensor) -> str:
-    weights = new / old
-    weighted = p * weights
-    mistakes = [
-        (p, "Nothing has changed. Multiply each class's column by its own new / old; one factor for a whole row is "
-            "lost in the renormalising."),
-        (weighted, "A row no longer adds up to 1: divide it by its sum."),
-        (_rows(p * old / new), "Old and new are exchanged: a class that is more frequent now should gain."),
-        (p * old / new, "Old and new are exchanged, and a row no longer adds up to 1."),
-        (_rows(p * new), "You multiplied by new only. Divide by old: its effect is in the probabilities already."),
-        (_rows(p / old), "You divided by old only. Multiply by new."),
-        (_rows(p * (new - old)), "You multiplied by the difference. It is the ratio, new / old."),
-        (_rows(p + new - old), "You added the difference. Multiply by the ratio, new / old."),
-        (weighted / weighted.sum(dim=0), "Now the columns add up to 1. Divide each row by its sum: dim=-1, "
-                                         "keepdim=True."),
-        (weighted / weighted.sum(), "You divided by the sum over all texts. Each row has its own sum."),
-        (F.normalize(weighted, dim=-1), "You divided by the root of the sum of squares. Divide by the sum."),
-        (weighted.softmax(dim=-1), "You used softmax to renormalise. Divide by the sum: these are no logits."),
-        (p * _rows(weights), "You renormalised the factors. Renormalise the products, each row."),
-    ]
-    if len(p) == p.shape[1]:
-        sums = weighted.sum(dim=-1)
-        mistakes += [(weighted / sums, "You divided along the wrong dimension: each row by its own sum takes "
-                                       "keepdim=True."),
-                     (p * weights[:, None], "The factors belong to the classes, which are the columns.")]
-    return next((text for value, text in mistakes if close(got, value)), "")
-
-
-@exercise("6.5", "Now a probability of 0.9 can be held to its word.")
-def exercise_5(calibration_error: Callable[[Tensor, Tensor, int], float]) -> None:
+@exercise("6.3", "Now a probability of 0.9 can be held to its word.")
+def exercise_3(calibration_error: Callable[[Tensor, Tensor, int], float]) -> None:
     for probabilities, right, bins, where in _answers():
         given = probabilities.clone(), right.clone()
         try:
@@ -317,3 +196,76 @@ def _calibration_mistakes(p: Tensor, right: Tensor, places: Tensor, bins: int) -
         kept = _gaps(p[inner], right[inner], below[inner])
         mistakes += [(kept, lost), (kept * inner.double().mean().item(), lost)]
     return mistakes
+
+
+@exercise("6.4", "Lengths come from the texts. What a batch has lost cannot be counted later.")
+def exercise_4(batch_of: Callable[[list[Tensor]], tuple[Tensor, Tensor]]) -> None:
+    for texts, which in (([[7, 8, 9, 4], [5, 6]], "without a zero"), ([[7, 0, 9, 4], [5, 6]], "with a zero inside"),
+                         ([[7, 0, 9, 0], [5, 6, 3, 2, 1], [0, 0]], "with zeros at the end"), ([[0]], "of one zero")):
+        ids = [torch.tensor(text) for text in texts]
+        given = [row.clone() for row in ids]
+        answer = batch_of(given)
+        if answer is None or answer is ...:
+            raise NotImplementedError
+        expect(isinstance(answer, tuple) and len(answer) == 2, "Return two tensors: padded, lengths.")
+        padded = expect_tensor(answer[0], (len(texts), max(map(len, texts))), "padded")
+        lengths = expect_tensor(answer[1], (len(texts),), "lengths")
+        expect(all(map(torch.equal, ids, given)), "Your function changed the ids that it was given.")
+        expect(not padded.is_floating_point(), f"padded holds {padded.dtype}: token ids are whole numbers.")
+        wanted = [len(text) for text in texts]
+        where = f"For the texts {texts}, {which},"
+        if lengths.tolist() != wanted:
+            raise Wrong(f"{where} your lengths are {lengths.tolist()}, but the texts have {wanted} tokens. "
+                        f"{_length_mistake(lengths, texts)}".rstrip())
+        for row, text in zip(padded.tolist(), texts):
+            expect(row[: len(text)] == text, f"{where} the row of {text} is {row}: a text begins at the left, "
+                                             "unchanged, and padding stands at the right.")
+            expect(all(0 <= value < 50_257 for value in row), f"{where} you pad with {row[-1]}, which is no id of "
+                   "GPT-2's vocabulary, so the embedding has no row for it. Any id from 0 to 50,256 will do.")
+
+
+def _length_mistake(lengths: Tensor, texts: list[list[int]]) -> str:
+    ids = [torch.tensor(text) for text in texts]
+    mistakes = [
+        ([int((row != 0).sum()) for row in ids], "You count what is not 0, but 0 is a token like any other here."),
+        ([int(row.nonzero().max()) + 1 if row.any() else 0 for row in ids],
+         "You look for the last token that is not 0. A text may end with 0."),
+        ([len(text) - 1 for text in texts], "Those are the places of the last tokens: `last_token` subtracts 1."),
+        ([max(map(len, texts))] * len(texts), "That is the length of the longest text, for all."),
+    ]
+    return next((text for value, text in mistakes if lengths.tolist() == value), "")
+
+
+TARGET, DRAWS, DRAWN = 0.94, 5, 100  # of exercise 6.5
+Predict = Callable[[list[str]], Sequence[str]]
+
+
+@exercise("6.5", "Without any language model. Section 6.10 shows what one makes of as many messages.")
+def exercise_5(learn: Callable[[list[str], list[str]], Predict]) -> None:
+    found = [_balanced(learn, seed) for seed in range(DRAWS)]
+    mean = sum(found) / DRAWS
+    each = ", ".join(f"{100 * share:.1f}" for share in found)
+    expect(mean >= TARGET, f"In {DRAWS} draws of {DRAWN} messages your filter has {each} % balanced accuracy, "
+           f"{100 * mean:.1f} % on average. The target is {100 * TARGET:.1f} %. What do the messages have that your "
+           "filter does not see: numbers and their lengths, signs, parts of words?")
+
+
+@cache
+def _folds() -> list:
+    return split_by_key(spam_messages(), FOLDS)
+
+
+def _balanced(learn: Callable[[list[str], list[str]], Predict], seed: int) -> float:
+    """Balanced accuracy on messages that were not drawn. None of them is in a test part of the chapter's study."""
+    drawn = draw_labels(_folds()[4], DRAWN, seed)
+    taken = set(drawn["place"])
+    others = [row for fold in (_folds()[0], _folds()[4]) for row in fold.itertuples() if row.place not in taken]
+    predict = learn(list(drawn["text"]), list(drawn["label"]))
+    if predict is None or predict is ...:
+        raise NotImplementedError
+    expect(callable(predict), f"Return a function from texts to labels, not {type(predict).__name__}.")
+    labels = [str(label) for label in predict([row.text for row in others])]
+    expect(len(labels) == len(others), f"Given {len(others)} texts, your function returned {len(labels)} labels.")
+    unknown = set(labels) - {"ham", "spam"}
+    expect(not unknown, f"{sorted(unknown)[:1]} is no label: return 'ham' or 'spam' for each text.")
+    return judge_spam([float(label == "spam") for label in labels], [row.label == "spam" for row in others]).balanced

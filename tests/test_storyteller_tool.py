@@ -179,8 +179,8 @@ def test_a_skill_that_no_story_shows_has_no_share(home):
 def test_the_table_has_a_row_for_each_size_and_budget_and_goes_on(finished, home, tmp_path, monkeypatch):
     storyteller.main(["pack", str(finished / "run")])
     monkeypatch.setattr(data, "HELD_OUT_STORIES", 4)
-    work, sizes = tmp_path / "work", ((8, 2, 1), (16, 2, 1))
-    trained = []
+    work, sizes, run = tmp_path / "work", ((8, 2, 1), (16, 2, 1)), finished / "run"
+    budgets, trained = (4e3, storyteller.tokens_read(run)), []
 
     def broken(arguments):
         trained.append(arguments[3].rsplit("/", 1)[-1])
@@ -188,15 +188,17 @@ def test_the_table_has_a_row_for_each_size_and_budget_and_goes_on(finished, home
 
     monkeypatch.setattr(storyteller, "llmbook", broken)
     with pytest.raises(SystemExit, match="did not end: the same command goes on from its checkpoint"):
-        storyteller.table(work, home / "table.json", sizes, (4e3, 8e3), 3, finished / "run")
+        storyteller.table(work, home / "table.json", sizes, budgets, 3, run)
     assert len(json.loads((work / "cells.json").read_text())) == 2
-    rows = storyteller.table(work, home / "table.json", sizes, (4e3, 8e3), 3, finished / "run")
-    assert trained == ["8x1-3", "16x1-3", "8x1-5", "8x1-5"]
+    rows = storyteller.table(work, home / "table.json", sizes, budgets, 3, run)
+    assert trained == ["8x1-3", "16x1-3", "8x1-6", "8x1-6"]
     assert len(rows) == 4 and [row["d_model"] for row in rows] == [8, 8, 16, 16]  # the run is the largest cell
     frame = corpora.storyteller_table()
     assert list(frame["consistent"]) == [1.0] * 4 and list(frame["ending_n"]) == [3] * 4
     assert ((frame["tokens"] - 4e3).abs() < 1500).sum() == 2 and (frame["seconds"] >= 0).all()
     assert frame["parameters"].is_monotonic_increasing
+    rows = storyteller.table(tmp_path / "other", home / "table.json", sizes, (4e3,), 3, run)
+    assert trained[4:] == ["8x1-3", "16x1-3"] and len(rows) == 3  # a run of another length is a row of its own
 
 
 def test_what_the_storyteller_lacks_is_said(home):

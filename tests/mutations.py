@@ -264,18 +264,18 @@ MUTATIONS = {
         "classification", "result[places] = logits", "result[len(places) * 0 : len(places)] = logits",
         ["classification"]),
     "the prompt is learned too": (
-        "instructions", "prompt_tokens - 1 if mask_prompt", "0 if mask_prompt", ["instructions"]),
+        "instructions", "own[1:] if mask_prompt", "own[1:] | True if mask_prompt", ["instructions"]),
     "the response's first token is not learned": (
-        "instructions", "prompt_tokens - 1 if mask_prompt", "prompt_tokens if mask_prompt", ["instructions"]),
+        "instructions", "torch.arange(len(ids)) >= prompt", "torch.arange(len(ids)) > prompt", ["instructions"]),
     "padding is learned": (
         "instructions", "torch.full((len(items), longest), -100)", "torch.zeros(len(items), longest, dtype=torch.long)",
         ["instructions"]),
     "targets of a response are its inputs": (
-        "instructions", "= ids[first + 1 :]", "= ids[first:-1]", ["instructions"]),
+        "instructions", "= ids[1:].masked_fill", "= ids[:-1].masked_fill", ["instructions"]),
     "accuracy of all steps so far": (
         "classification", "count[:] = 0, 0", "pass", ["classification"]),
     "the end token in the response": (
-        "instructions", "if token not in stops]", "]", ["instructions"]),
+        "instructions", "row[len(ids) :].tolist() if token not in stops]", "row[len(ids) :].tolist()]", ["instructions"]),
     "a response's loss is a mean of means": (
         "instructions", "return total / counts.sum().clamp(min=1)", "return total / len(counts)", ["instructions"]),
     "huge powers are computed": (

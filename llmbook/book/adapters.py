@@ -23,7 +23,7 @@ from .storytelling import Share
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TABLE_NAME", "count_weights", "draw_losses", "draw_study", "lora_study", "share_of", "study_summary",
+__all__ = ["TABLE_NAME", "count_weights", "draw_runs", "draw_study", "lora_study", "share_of", "study_summary",
            "train_adapter", "training_memory"]
 
 TABLE_NAME = "lora.json"  # tools/lora.py writes it
@@ -111,7 +111,7 @@ def draw_study() -> Axes:
     return ax
 
 
-def draw_losses(runs: Mapping[str, History]) -> Axes:
+def draw_runs(runs: Mapping[str, History]) -> Axes:
     """Draw the training loss of two runs by step, the first blue, the second orange."""
     _, ax = plt.subplots(figsize=(5.5, 3))
     for (name, history), colour in zip(runs.items(), (BLUE, ORANGE), strict=True):

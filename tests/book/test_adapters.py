@@ -100,7 +100,7 @@ def test_the_summary_of_the_study_by_hand(tmp_path, monkeypatch):
 
 def test_losses_and_shares_are_those_they_are_given():
     first, second = (History([{"step": 1, "loss": loss}, {"step": 2, "loss": loss / 2}]) for loss in (2.0, 1.0))
-    ax = book.draw_losses({"one": first, "two": second})
+    ax = book.draw_runs({"one": first, "two": second})
     assert [(line.get_color(), list(line.get_ydata())) for line in ax.lines] == [(BLUE, [2.0, 1.0]),
                                                                                 (ORANGE, [1.0, 0.5])]
     share = book.share_of(torch.tensor([True, False, True]))

@@ -275,7 +275,8 @@ MUTATIONS = {
     "accuracy of all steps so far": (
         "classification", "count[:] = 0, 0", "pass", ["classification"]),
     "the end token in the response": (
-        "instructions", "row[len(ids) :].tolist() if token not in stops]", "row[len(ids) :].tolist()]", ["instructions"]),
+        "instructions", "row[len(ids) :].tolist() if token not in stops]", "row[len(ids) :].tolist()]",
+        ["instructions"]),
     "a response's loss is a mean of means": (
         "instructions", "return total / counts.sum().clamp(min=1)", "return total / len(counts)", ["instructions"]),
     "huge powers are computed": (

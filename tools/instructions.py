@@ -50,7 +50,7 @@ SEEDS = (0, 1, 2)
 TALKS, TURNS, BATCH = 640, 8, 4  # as in the chapter
 ASKED = tuple(kind for kind in KINDS if kind not in ("tell", "continue"))
 RECIPES = ("mixed", "questions only", "replay")
-RATES = {"stories": (1e-3, 2e-3, 4e-3), "entries": (1e-3, 3e-3)}
+RATES = {"stories": (5e-4, 1e-3, 2e-3), "entries": (1e-3, 3e-3)}
 HELD_OUT_TASKS, KEPT_OUT_TASKS, STORIES = 500, 150, 100
 TEST_SEED, VALIDATION_SEED = 900, 800
 

@@ -23,7 +23,7 @@ from .storytelling import Share
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TABLE_NAME", "count_weights", "draw_runs", "draw_study", "lora_study", "share_of", "study_summary",
+__all__ = ["TABLE_NAME", "count_weights", "draw_runs", "draw_study", "lora_study", "right_share", "study_summary",
            "train_adapter", "training_memory"]
 
 TABLE_NAME = "lora.json"  # tools/lora.py writes it
@@ -122,6 +122,6 @@ def draw_runs(runs: Mapping[str, History]) -> Axes:
     return ax
 
 
-def share_of(right: Tensor) -> Share:
+def right_share(right: Tensor) -> Share:
     """How many of some cases are right, of one boolean for each."""
     return Share(int(right.sum()), len(right))

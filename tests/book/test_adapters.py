@@ -103,5 +103,5 @@ def test_losses_and_shares_are_those_they_are_given():
     ax = book.draw_runs({"one": first, "two": second})
     assert [(line.get_color(), list(line.get_ydata())) for line in ax.lines] == [(BLUE, [2.0, 1.0]),
                                                                                 (ORANGE, [1.0, 0.5])]
-    share = book.share_of(torch.tensor([True, False, True]))
+    share = book.right_share(torch.tensor([True, False, True]))
     assert (share.right, share.of) == (2, 3)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llmbook.book.spam_study import FEW
+from llmbook.book.studies import KeptRuns
 from tools import classifiers as tool
 
 
@@ -15,7 +16,7 @@ from tools import classifiers as tool
 def study(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "TABLE", tmp_path / "classifiers.json")
     study = object.__new__(tool.Study)  # without the model
-    study.end, study.table = math.inf, {"choice": [], "few": [], "all": []}
+    KeptRuns.__init__(study, tool.TABLE, ("choice", "few", "all"))
     frame = pd.DataFrame({"label": ["ham", "spam"] * 600, "text": "x", "place": range(1200)})
     study.parts = [{"training": frame, "validation": frame[:20], "test": frame[:30]}] * 3
     return study

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from llmbook.book.studies import KeptRuns
 from tools import lora as tool
 
 
@@ -12,7 +13,7 @@ from tools import lora as tool
 def study(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "TABLE", tmp_path / "lora.json")
     study = object.__new__(tool.Study)  # without the model
-    study.end, study.table = math.inf, {"choice": [], "runs": []}
+    KeptRuns.__init__(study, tool.TABLE, ("choice", "runs"))
     return study
 
 

@@ -16,11 +16,9 @@ the first of their probabilities, so that a test can compute them again.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +27,7 @@ from torch import Tensor
 
 from llmbook.book.adapters import train_adapter
 from llmbook.book.spam_study import FEW, STUDY_NAME, draw_labels, judge_spam, spam_messages, spam_parts, thin_ham
+from llmbook.book.studies import KeptRuns, seconds_option, tell_whether_complete
 from llmbook.classification import (
     LengthBatches,
     PreparedTexts,
@@ -38,7 +37,6 @@ from llmbook.classification import (
     finetune_classifier,
     precompute,
 )
-from llmbook.files import replace_file
 from llmbook.lora import add_lora
 from llmbook.open_weights import load_pretrained
 
@@ -61,7 +59,8 @@ KEPT = 12  # probabilities that every run keeps
 class Features:
     """What enters the last block, of every message; what is missing is computed, a piece at a time, and kept."""
 
-    def __init__(self, classifier: TextClassifier, tokenizer: object, texts: list[str], end: float):
+    def __init__(self, classifier: TextClassifier, tokenizer: object, texts: list[str],
+                 wait: Callable[[], None]):
         FEATURES.mkdir(parents=True, exist_ok=True)
         ids = encode_texts(texts, tokenizer, classifier.model.config.context_length)
         self.classifier, self.heads = classifier, {}  # place -> what the head reads, (1, d_model)
@@ -70,8 +69,7 @@ class Features:
         for number, places in enumerate(pieces):
             path = FEATURES / f"{number}.pt"
             if not path.exists():
-                if time.monotonic() > end:
-                    raise TimeoutError
+                wait()
                 found = precompute(classifier, PreparedTexts([ids[i] for i in places], [0] * len(places), None), 1,
                                    progress=False)
                 torch.save([row.half() for row in found.inputs], path)
@@ -107,23 +105,21 @@ def balanced_loss(spam: Tensor, targets: list[int]) -> float:
     return float(-(log[0][truth == 0].mean() + log[1][truth == 1].mean()) / 2)
 
 
-class Study:
+class Study(KeptRuns):
     """The runs and what they need; each part is read from disk if an earlier call made it."""
 
     def __init__(self, seconds: float):
-        self.end = time.monotonic() + seconds
-        self.table = json.loads(TABLE.read_text()) if TABLE.exists() else {"choice": [], "few": [], "all": []}
+        super().__init__(TABLE, ("choice", "few", "all"), seconds)
         messages = spam_messages()
         self.parts = [spam_parts(messages, seed) for seed in SEEDS]
         self.model, tokenizer = load_pretrained("smollm2-135m-instruct", device="cpu", dtype=torch.float32)
-        self.features = Features(TextClassifier(self.model, 2, LABELS), tokenizer, list(messages["text"]), self.end)
+        self.features = Features(TextClassifier(self.model, 2, LABELS), tokenizer, list(messages["text"]), self.wait)
 
     def spam(self, method: str, training: pd.DataFrame, held_out: pd.DataFrame, learning_rate: float, epochs: int,
              seed: int) -> tuple[Tensor, int, float]:
         """Probabilities of spam (n,) of the held-out messages, how many weights were trained, and in how many seconds
         of the processor."""
-        if time.monotonic() > self.end:
-            raise TimeoutError
+        self.wait()
         blocks, start = int(method != "frozen features"), time.process_time()
         classifier = train_filter(method, self.model, self.features.prepared(training, blocks), learning_rate, epochs,
                                   seed)
@@ -158,18 +154,11 @@ class Study:
                "trained": trained, "seconds": round(seconds, 1)}
         whole = [round(1e4 * value) for value in spam.tolist()]
         if kind == "all":
-            self.keep(kind, {**row, "spam": whole})
+            self.keep(kind, {**row, "spam": whole}, unprinted=["spam"])
         else:
             found = judge_spam(spam.tolist(), is_spam(test))
             self.keep(kind, {**row, "caught": found.caught, "spam": found.spam, "passed": found.passed,
                              "ham": found.ham, "first": whole[:KEPT]})
-
-    def keep(self, kind: str, row: dict) -> None:
-        self.table[kind].append(row)
-        parts = [f'"{name}": [' + ",".join("\n  " + json.dumps(row, separators=(", ", ": ")) for row in rows) + "]"
-                 for name, rows in self.table.items()]
-        replace_file(TABLE, ("{" + ",\n".join(parts) + "}\n").encode())
-        print({name: value for name, value in row.items() if name != "spam" or kind == "few"}, flush=True)
 
     def go(self) -> None:
         for kind, methods in METHODS.items():
@@ -195,13 +184,8 @@ def is_spam(frame: pd.DataFrame) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing after so many")
-    try:
-        Study(parser.parse_args().seconds).go()
-        print("complete")
-    except TimeoutError:
-        print("not complete: the same command goes on")
+    seconds = seconds_option(__doc__.split("\n")[0]).parse_args().seconds
+    tell_whether_complete(lambda: Study(seconds).go())
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ of data/instructions.json through adapters of rank 8. Learning rates are chosen 
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import time
 from collections.abc import Callable
@@ -26,7 +24,7 @@ from torch import nn
 from llmbook.book.corpora import data_folder
 from llmbook.book.story_tasks import STUDY_NAME, answer_tasks, as_entry, right_by_kind
 from llmbook.book.storytelling import story_loss
-from llmbook.files import replace_file
+from llmbook.book.studies import KeptRuns, seconds_option, tell_whether_complete
 from llmbook.instructions import (
     ConversationDataset,
     InstructionDataset,
@@ -68,24 +66,11 @@ def story_rows(recipe: str, seed: int, tokenizer: Any, context_length: int, talk
     return rows
 
 
-class Study:
+class Study(KeptRuns):
     """The runs; each is written as soon as it is done, and read from disk if an earlier call made it."""
 
     def __init__(self, seconds: float):
-        self.end = time.monotonic() + seconds
-        empty = {"choice": [], "stories": [], "entries": []}
-        self.table = {**empty, **(json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {})}
-
-    def wait(self) -> None:
-        """Raise TimeoutError once the time is over."""
-        if time.monotonic() > self.end:
-            raise TimeoutError
-
-    def keep(self, part: str, row: dict[str, Any]) -> None:
-        self.table[part].append(row)
-        parts = [f'"{name}": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]" for name, rows in self.table.items()]
-        replace_file(TABLE, ("{\n" + ",\n".join(parts) + "\n}\n").encode())
-        print(row, flush=True)
+        super().__init__(TABLE, ("choice", "stories", "entries"), seconds)
 
     def rate(self, part: str) -> float:
         """The learning rate with the lowest validation loss, which is measured first where it is missing."""
@@ -187,16 +172,11 @@ def perplexity(model: nn.Module, tokenizer: Any, tokens: int = 500) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing after so many")
+    parser = seconds_option(__doc__.split("\n")[0])
     parser.add_argument("--part", choices=("stories", "entries"), help="one of the two; both if not given")
-    arguments = parser.parse_args()
-    parts = (arguments.part,) if arguments.part else ("stories", "entries")
-    try:
-        Study(arguments.seconds).go(parts)
-        print("complete")
-    except TimeoutError:
-        print("not complete: the same command goes on")
+    asked = parser.parse_args()
+    parts = (asked.part,) if asked.part else ("stories", "entries")
+    tell_whether_complete(lambda: Study(asked.seconds).go(parts))
 
 
 if __name__ == "__main__":

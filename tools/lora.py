@@ -12,10 +12,7 @@ of the first weights of head and adapters and of the order. Learning rates are c
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import math
 import time
 from pathlib import Path
 
@@ -23,6 +20,7 @@ import torch
 
 from llmbook.assets import fetch
 from llmbook.book.adapters import TABLE_NAME, train_adapter
+from llmbook.book.studies import KeptRuns, seconds_option, tell_whether_complete
 from llmbook.classification import (
     PreparedTexts,
     TextClassifier,
@@ -35,7 +33,6 @@ from llmbook.classification import (
     split_by_key,
     undersample,
 )
-from llmbook.files import replace_file
 from llmbook.lora import add_lora
 from llmbook.open_weights import load_pretrained
 
@@ -48,13 +45,12 @@ RATES = {"rank 8": (1e-3, 3e-3, 1e-2), "last block": (3e-4, 1e-3, 3e-3), "two bl
 METHODS = ("rank 8", "last block", "head", "rank 1", "rank 64", "two blocks", "rank 2", "rank 4", "rank 16", "rank 32")
 
 
-class Study:
+class Study(KeptRuns):
     """The runs and what they need; each part is read from disk if an earlier call made it."""
 
     def __init__(self, seconds: float):
-        self.end = time.monotonic() + seconds
+        super().__init__(TABLE, ("choice", "runs"), seconds)
         FEATURES.mkdir(parents=True, exist_ok=True)
-        self.table = json.loads(TABLE.read_text()) if TABLE.exists() else {"choice": [], "runs": []}
         self.model, self.tokenizer = load_pretrained("smollm2-135m-instruct", device="cpu", dtype=torch.float32)
         messages = drop_repeats(read_labelled_texts(fetch("sms-spam"), ("ham", "spam")))
         training, _, test = (undersample(part)[:160] for part in split_by_key(messages, seed=0))
@@ -78,11 +74,6 @@ class Study:
                 texts = precompute(self.classifier(), texts, blocks, progress=False)
             self.parts[name, blocks] = texts
         return self.parts[name, blocks]
-
-    def wait(self) -> None:
-        """Raise TimeoutError once the time is over."""
-        if time.monotonic() > self.end:
-            raise TimeoutError
 
     def rate(self, method: str) -> float:
         kind = "rank 8" if method.startswith("rank") else method
@@ -119,14 +110,6 @@ class Study:
                 "right": int((chances.argmax(dim=1) == truth).sum()),
                 "loss": round(float(-chances[range(len(truth)), truth].log().mean()), 4)}
 
-    def keep(self, kind: str, row: dict) -> None:
-        self.table[kind].append(row)
-        lines = [f'"{name}": [\n  ' + ",\n  ".join(map(json.dumps, rows)) + "\n]" for name, rows in self.table.items()
-                 if rows]
-        empty = [f'"{name}": []' for name, rows in self.table.items() if not rows]
-        replace_file(TABLE, ("{" + ",\n".join(lines + empty) + "}\n").encode())
-        print(row, flush=True)
-
     def go(self) -> None:
         for method, rates in RATES.items():
             done = {row["learning_rate"] for row in self.table["choice"] if row["method"] == method}
@@ -143,14 +126,8 @@ class Study:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing after so many")
-    study = Study(parser.parse_args().seconds)
-    try:
-        study.go()
-        print("complete")
-    except TimeoutError:
-        print("not complete: the same command goes on")
+    seconds = seconds_option(__doc__.split("\n")[0]).parse_args().seconds
+    tell_whether_complete(lambda: Study(seconds).go())
 
 
 if __name__ == "__main__":

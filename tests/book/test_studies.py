@@ -1,0 +1,31 @@
+"""llmbook.book.studies: rows are on the disk at once, and time that is over begins nothing."""
+
+import json
+
+import pytest
+
+from llmbook.book.studies import KeptRuns, seconds_option, tell_whether_complete
+
+
+def test_a_row_is_written_at_once_and_another_study_goes_on_with_it(tmp_path, capsys):
+    path = tmp_path / "study.json"
+    KeptRuns(path, ("choice", "runs")).keep("runs", {"seed": 0, "long": [1, 2]}, unprinted=["long"])
+    assert json.loads(path.read_text()) == {"choice": [], "runs": [{"seed": 0, "long": [1, 2]}]}
+    assert capsys.readouterr().out == "{'seed': 0}\n"
+    again = KeptRuns(path, ("choice", "runs", "more"))
+    again.keep("more", {"seed": 1})
+    assert json.loads(path.read_text()) == {"choice": [], "runs": [{"seed": 0, "long": [1, 2]}], "more": [{"seed": 1}]}
+
+
+def test_time_that_is_over_begins_nothing_and_is_said(tmp_path, capsys):
+    KeptRuns(tmp_path / "study.json", ("runs",)).wait()
+    with pytest.raises(TimeoutError):
+        KeptRuns(tmp_path / "study.json", ("runs",), seconds=-1).wait()
+    tell_whether_complete(KeptRuns(tmp_path / "study.json", ("runs",), seconds=-1).wait)
+    tell_whether_complete(KeptRuns(tmp_path / "study.json", ("runs",)).wait)
+    assert capsys.readouterr().out == "not complete: the same command goes on\ncomplete\n"
+
+
+def test_the_option_is_no_limit_unless_it_is_given():
+    assert seconds_option("about").parse_args([]).seconds == float("inf")
+    assert seconds_option("about").parse_args(["--seconds", "3"]).seconds == 3

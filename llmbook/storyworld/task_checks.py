@@ -36,16 +36,12 @@ def says(text: str, wanted: Wanted, before: str = "") -> bool:
     if wanted.how == "fact":
         return _is_fact(text, wanted)
     if wanted.how == "exact":
-        return _plain(text) == _plain(wanted.right[0])
+        return _words(text) == _words(wanted.right[0])
     return _is_story(text, wanted, before)
 
 
 def _words(text: str) -> list[str]:
     return "".join(" " if mark in MARKS else mark for mark in text.lower()).replace("'s ", " ").split()
-
-
-def _plain(text: str) -> list[str]:
-    return _words(text)
 
 
 @cache

@@ -1,7 +1,6 @@
-"""A folder for checkpoints, and signals as a terminal would leave them."""
+"""A folder for checkpoints."""
 
 import os
-import signal
 import tempfile
 from pathlib import Path
 
@@ -14,11 +13,3 @@ def folder():
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as place:
         yield Path(place) / "run"
-
-
-@pytest.fixture(autouse=True)
-def signals_as_usual():
-    """However the tests were started: a script ignores SIGINT for what it starts in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)

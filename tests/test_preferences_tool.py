@@ -73,7 +73,7 @@ def test_a_new_storyteller_tells_its_own_stories_and_all_runs_are_made_again(tmp
     monkeypatch.setattr(tool, "TABLE", tmp_path / "preferences.json")
     monkeypatch.setattr(tool, "TOLD", path)
     monkeypatch.setattr(preference_study, "TOLD_NAME", str(path))
-    tool.TABLE.write_text(json.dumps({"dpo": [{"votes": 600}], "real": [{"votes": 400}]}))
+    tool.TABLE.write_text(json.dumps({"dpo": [{"votes": 500}], "real": [{"votes": 400}]}))
     asked = []
     monkeypatch.setattr(tool, "tell_stories", lambda model, tokenizer, n, *rest, **more: asked.append(n) or [
         f"Story {number}." for number in range(n)])

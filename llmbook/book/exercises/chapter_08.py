@@ -58,7 +58,7 @@ def _surprise_mistakes(chosen: Sequence[float], rejected: Sequence[float], waver
 
 @exercise("8.2", "The formula of section 8.4 counts the same pairs without drawing them.")
 def exercise_2(best_of_two: Callable[[list[float], list[float]], float]) -> None:
-    for rewards, values in (([0.3, 0.1, 0.2], [5.0, 1.0, 3.0]), ([1.0, 2.0], [7.0, -1.0]),
+    for rewards, values in (([0.3, 0.1, 0.2], [5.0, 1.0, 3.0]), ([1.0, 2.0, 4.0], [7.0, -1.0, 3.0]),
                             ([0.5, 0.9, 0.1, 0.7], [2.0, 4.0, 9.0, 1.0]), ([3.0, 1.0, 2.0, 5.0, 4.0],
                                                                            [1.0, 0.0, 2.0, 6.0, 1.0])):
         given = list(rewards), list(values)
@@ -84,8 +84,8 @@ def _two_mistakes(rewards: Sequence[float], values: Sequence[float]) -> list[tup
         (_of_two(values, values), "You kept the answer with the higher value. The reward decides, the value counts."),
         (_of_two(rewards, rewards), "That is the mean reward of the kept answers. Return the mean of their values."),
         (_mean(values), "That is the mean of one answer, without a choice."),
-        (max(values), "That is the best value of all. Only two answers are drawn."),
         (values[max(range(len(rewards)), key=rewards.__getitem__)], "That is the best of all answers, not of two."),
+        (max(values), "That is the best value of all. Only two answers are drawn."),
         (_of_two(rewards, values) * len(pairs), "That is the sum over the pairs: divide by how many there are."),
         (_of_two(rewards, values) * len(pairs) / len(rewards), "Divide by the number of pairs, not of answers."),
         (_of_two(rewards, values) / 2, "Each pair counts once: you divided by ordered pairs."),

@@ -145,9 +145,9 @@ def _serve(command: Callable[..., Parser]) -> None:
     one.add_argument("--context", type=_number(int, 2), metavar="N", help="tokens of a conversation (all that the "
                      "model can look at)")
     one.add_argument("--seconds", type=_number(float, 1), default=600.0, metavar="X", help="of a request (600)")
-    one.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="a site whose pages may ask, "
+    one.add_argument("--allow-origin", action="append", metavar="URL", help="a site whose pages may ask, "
                      "such as https://example.org; may be repeated")
-    one.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a further name under which "
+    one.add_argument("--allow-host", action="append", metavar="NAME", help="a further name under which "
                      "the server is called; may be repeated")
     one.set_defaults(compile=False)
     _weight_flags(one)

@@ -18,7 +18,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     for package in ("starlette", "uvicorn"):
         load_extra(package, "serve")
-    for origin in arguments.allow_origin:
+    origins = tuple(arguments.allow_origin or ())
+    for origin in origins:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
             raise UsageError(f"--allow-origin is {origin!r}: give the beginning of an address, such as "
@@ -40,10 +41,11 @@ def run(arguments: argparse.Namespace) -> int:
     name = Path(arguments.model).name or arguments.model
     try:
         server = Server(model, tokenizer, name, arguments.host, arguments.port, arguments.rows, arguments.waiting,
-                        context=arguments.context, allow_hosts=arguments.allow_host, max_tokens=arguments.max_tokens,
-                        seconds=arguments.seconds, origins=tuple(arguments.allow_origin), api_key=key, begin=begin)
+                        context=arguments.context, allow_hosts=arguments.allow_host or (),
+                        max_tokens=arguments.max_tokens, seconds=arguments.seconds, origins=origins, api_key=key,
+                        begin=begin)
     except ValueError as error:
-        raise UsageError(f"{error}".replace("the port is", "--port is").replace("context is", "--context is")) from None
+        raise UsageError(str(error).replace("context is", "--context is")) from None
     print(f"{name} is served at {server.url} (open it in a browser) and {server.url}/v1 (OpenAI's protocol). "
           "Ctrl-C ends it.", flush=True)
     if not server.loopback and key is None:

@@ -51,8 +51,10 @@ class Rows:
         return max(self.lengths, default=0)
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Forget all rows, whatever they hold."""
         self.lengths = []
+        self._keys.zero_()
+        self._values.zero_()
 
     def join(self, cache: KeyValueCache) -> None:
         """A text joins as the last row, with what was read of it: a cache of one row, without padding.
@@ -73,12 +75,13 @@ class Rows:
 
     def leave(self, row: int) -> None:
         """A row leaves, and the last one takes its number."""
-        last, length = len(self) - 1, self.lengths[-1]
+        last = len(self) - 1
         if row != last:
-            places = slice(self._width - length, self._width)
-            self._keys[:, row, :, places] = self._keys[:, last, :, places]
-            self._values[:, row, :, places] = self._values[:, last, :, places]
-            self.lengths[row] = length
+            self._keys[:, row] = self._keys[:, last]
+            self._values[:, row] = self._values[:, last]
+            self.lengths[row] = self.lengths[last]
+        self._keys[:, last].zero_()  # a row that overflowed would spoil the next one there
+        self._values[:, last].zero_()
         self.lengths.pop()
 
     def copy_of(self, row: int) -> tuple[Tensor, Tensor]:
@@ -111,8 +114,9 @@ class Rows:
         keys, values = self._keys, self._values
         if room > keys.shape[3]:
             n_layers, _, n_heads, _, d_head = keys.shape
-            self._keys = keys.new_empty(n_layers, self.most, n_heads, room, d_head)
-            self._values = torch.empty_like(self._keys)
+            # zeros: what stands in padding weighs nothing, but nothing times a number that is none is none
+            self._keys = keys.new_zeros(n_layers, self.most, n_heads, room, d_head)
+            self._values = torch.zeros_like(self._keys)
         if rows:
             old, new = slice(self._width - kept, self._width), slice(width - kept, width)
             # `clone`, since the places may overlap

@@ -107,15 +107,15 @@ def test_an_answer_is_shown_as_it_grows_and_stopped_by_the_button(monkeypatch):
     type_in(box, "hello", wait=False)
     assert held.told.acquire(timeout=20)
     held.gate.release()
-    assert held.told.acquire(timeout=20)  # "b" is told, and "a" was shown before
-    assert button.description == "Stop" and shown(box)[0].startswith("You: hello\na")
+    assert held.told.acquire(timeout=20)  # "b" was taken, and the next one is asked for
+    assert button.description == "Stop" and shown(box)[0].startswith("You: hello\nab")
     assert shown(box)[0].endswith("\u25cf")  # busy
     field.value = "next"
     field._handle_custom_msg({"event": "submit"}, [])
     button.click()
-    held.gate.release()
+    held.gate.release()  # "c" was on its way
     box.wait()
-    assert held.closed and button.description == "Send" and shown(box) == ["You: hello\nab [stopped]"]
+    assert held.closed and button.description == "Send" and shown(box) == ["You: hello\nabc [stopped]"]
     assert field.value == "next"  # nothing was queued, nothing lost
 
 

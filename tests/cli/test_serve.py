@@ -38,6 +38,7 @@ def ask(url: str, body: object, **headers: str) -> dict:
         return json.loads(response.read())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_answers_and_a_signal_ends_it(chat_model, number):
     process = start("serve", "--model", str(chat_model), "--port", "0", LLMBOOK_API_KEY="s3cret")
@@ -60,6 +61,7 @@ def test_it_answers_and_a_signal_ends_it(chat_model, number):
         pass
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_a_terminal_ends_it_while_it_answers(chat_model):
     terminal = Terminal(sys.executable, "-m", "llmbook", "serve", "--model", str(chat_model), "--port", "0")
     url = re.search(r"http://127\.0\.0\.1:\d+", terminal.wait_for(r"Ctrl-C ends it\.")).group()

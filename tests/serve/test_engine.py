@@ -121,7 +121,35 @@ def test_a_batch_is_one_pass_for_all_its_rows(model, tokenizer, monkeypatch):
     assert (4, 1) in passes and len(passes) < 30  # not 4 x 20
 
 
-def test_rows_keep_their_texts_as_others_join_leave_and_move(model, monkeypatch):
+@pytest.fixture
+def dirty_memory():
+    """New tensors that nobody filled hold nan, as they may."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_row_that_overflowed_spoils_no_later_one(model, dirty_memory):
+    rows = Rows(model, 2)
+    with torch.no_grad():
+        for ids in ([1, 2, 3], [4]):
+            cache = model.new_cache(1, len(ids))
+            model.hidden_states(torch.tensor([ids]), cache)
+            cache.keys += torch.nan if len(ids) == 3 else 0
+            cache.values += torch.nan if len(ids) == 3 else 0
+            rows.join(cache)
+        rows.leave(0)
+        cache = model.new_cache(1, 2)
+        model.hidden_states(torch.tensor([[5, 6]]), cache)
+        rows.join(cache)
+        torch.testing.assert_close(rows.step([7, 8])[0], model(torch.tensor([[4, 7]]))[0, -1], atol=2e-4, rtol=1e-3)
+        rows._keys += torch.nan
+        rows.clear()
+        rows.join(cache)
+        torch.testing.assert_close(rows.step([7])[0], model(torch.tensor([[5, 6, 7]]))[0, -1], atol=2e-4, rtol=1e-3)
+
+
+def test_rows_keep_their_texts_as_others_join_leave_and_move(model, monkeypatch, dirty_memory):
     """Against a cache for each text, in the order that is hardest: longer ones join shorter ones, room runs out."""
     monkeypatch.setattr("llmbook.serve.rows._FEWEST", 8)
     rows, texts = Rows(model, 3), {}

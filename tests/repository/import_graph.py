@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("preference_pairs",),  # what is read by those who learn from votes
     ("preferences",),
     ("formats.export", "scale.*"),
+    ("serve.*",),
     ("cli.*", "__main__"),
     ("book.*",),
 )

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["BETWEEN", "STUDY_NAME", "TEMPERATURE", "TOLD_NAME", "calm_teller", "draw_pairs", "draw_votes",
-           "mean_with_error", "preference_study", "share_preferred", "spread_table", "study_text", "told_by", "told_stories"]
+           "mean_with_error", "preference_study", "share_preferred", "spread_table", "study_text", "told_by",
+           "told_stories"]
 
 STUDY_NAME = "preferences.json"  # tools/preferences.py writes it, and
 TOLD_NAME = "told_stories.txt.gz"  # this, in data/

@@ -15,8 +15,9 @@ from PIL import Image
 __all__ = ["alternative_text", "model_picture", "picture_tag", "with_stills_as_files"]
 
 HOME_PICTURE = ("The model of this book as a flow of data. A text becomes token ids, each id becomes a vector, blocks "
-                "of attention and feed-forward layers change the vectors, and the last one becomes a "
-                "probability for each possible next token. One of them is appended to the text, and all of it is repeated.")
+                "of attention and feed-forward layers change the vectors, and the last one becomes "
+                "a probability for each possible next token. One of them is appended to the text, and all of it is "
+                "repeated.")
 STILL = re.compile(r'src="data:image/png;base64,([^"]+)"')
 NO_WORDS = re.compile(r"<Figure size .*>|<matplotlib\..*>|<IPython\..*>")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
@@ -36,11 +37,8 @@ def store_descriptions() -> None:
 
     Readers for the blind, the web edition and nbconvert look there. Outside a notebook it does nothing.
     """
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return
-    shell = get_ipython()
+    ipython = sys.modules.get("IPython")  # a notebook has imported it
+    shell = ipython.get_ipython() if ipython else None
     if shell is None or getattr(shell, "display_formatter", None) is None:
         return
     plt.close(plt.figure())  # loads the notebook's way to show figures, which otherwise would replace ours at the first

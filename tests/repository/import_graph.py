@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("instructions",),
     ("lora",),
     ("formats.export", "scale.*"),
+    ("serve.*",),
     ("cli.*", "__main__"),
     ("book.*",),
 )

@@ -16,5 +16,5 @@ from .words import describe
 __all__ = ["BLUE", "GREEN", "GREY", "MODEL_PARTS", "ORANGE", "PALETTE", "PURPLE", "RED", "SKY", "YELLOW",
            "adapter_diagram", "bert_and_gpt", "broadcasting", "compare_bars", "computation_graph", "describe",
            "gpt_and_llama", "heatmap", "loss_ladder", "model_diagram", "model_files", "number_bits",
-           "preference_pipeline", "token_rows", "token_strip", "training_run", "training_step", "transformer_2017", "turning_arrows", "turning_speeds",
-           "use_style"]
+           "preference_pipeline", "token_rows", "token_strip", "training_run", "training_step", "transformer_2017",
+           "turning_arrows", "turning_speeds", "use_style"]

@@ -77,7 +77,8 @@ def tell_stories(model: nn.Module, tokenizer: Any, n: int, temperature: float = 
     """Let a model tell `n` stories, each from `<|endoftext|>` to the next one, or as far as its context reaches.
 
     openings: n beginnings that it goes on from; they are part of what is returned. top_p: as for `generate`. The same
-    seed tells the same stories on one machine. Raises ValueError if there are not `n` openings, or one leaves no room in the context.
+    seed tells the same stories on one machine. Raises ValueError if there are not `n` openings, or one leaves no room
+    in the context.
     """
     openings = [""] * n if openings is None else list(openings)
     if len(openings) != n:

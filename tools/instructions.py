@@ -4,9 +4,10 @@
     python tools/instructions.py --seconds 100   # begin no run after so many; the same command goes on
     python tools/instructions.py --part stories  # or entries
 
-Stories: the storyteller learns conversations as in the chapter ("mixed"), ten times as many ("longer"), the same without
-any story text to learn ("questions only"), or those of the chapter and plain stories between them ("replay"). 500 held-out tasks of the kinds it saw, 150 of
-those kept out, and the loss on held-out stories, before and after. Entries: SmolLM2-135M learns all training entries
+Stories: the storyteller learns conversations as in the chapter ("mixed"), ten times as many ("longer"), the same
+without any story text to learn ("questions only"), or those of the chapter and plain stories between them ("replay").
+500 held-out tasks of the kinds it saw, 150 of those kept out, and the loss on held-out stories, before and after.
+Entries: SmolLM2-135M learns all training entries
 of data/instructions.json through adapters of rank 8. Learning rates are chosen first, by the loss on validation data.
 """
 

@@ -175,7 +175,7 @@ def study_table(rows: Sequence[Mapping[str, Any]], by: str) -> pd.DataFrame:
         whole = Share(sum(share.right for share in sums.values()), sum(share.of for share in sums.values()))
         percent = {kind: f"{100 * sums[kind].value:.0f}" if kind in sums else "-" for kind in kinds}
         lines.append({by: value, "seeds": len(runs), **percent, "all": str(whole)})
-    return load_extra("pandas").DataFrame(lines).set_index(by)
+    return load_extra("pandas").DataFrame(lines, columns=[by, "seeds", *kinds, "all"]).set_index(by)
 
 
 def beside_rule(asked: Sequence[Task], answers: Sequence[str]) -> pd.DataFrame:

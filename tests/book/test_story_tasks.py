@@ -68,6 +68,7 @@ def test_a_recipe_that_was_not_asked_a_kind_has_no_share_of_it():
     rows = [{"recipe": "a", "seed": 1, "right": {"tell": [1, 4], "where": [4, 4]}},
             {"recipe": "b", "seed": 1, "right": {"where": [1, 4]}}]
     assert study_table(rows, "recipe")["tell"].tolist() == ["25", "-"]
+    assert len(study_table([], "recipe")) == 0
 
 
 def test_recipes_stand_beside_the_rule_by_kind():
@@ -77,6 +78,7 @@ def test_recipes_stand_beside_the_rule_by_kind():
                                                     "kept_out": {"felt": [4, 4]}}]})
     assert list(table.index) == ["where", "felt"] and list(table.columns) == ["a", "rule"]
     assert table.loc["where", "a"] == "75 (41 to 93)" and table.loc["felt", "rule"] == "100 (51 to 100)"
+    assert rule_table({"stories": [], "rules": []}).empty
 
 
 STORY = ("Lars had a vase. Priya took the vase from Lars to the orchard. Lars was sad, and Lars went to the harbour. "

@@ -130,6 +130,12 @@ ARGUMENTS += [(arguments, arguments[-1]) for arguments in (
     ("pretrain", "run.toml", "--out", "o", "--set", "x"), ("pretrain", "run.toml", "--out", "o", "--set", "=3"),
     ("pretrain", "run.toml", "--out", "o", "--set", "model="), ("pretrain", "run.toml", "--out", "o", "--frob"),
     ("pretrain", "run.toml", "--out", "o", "--device", "gpu"), ("pretrain", "run.toml", "--out", "a" * 300),
+    ("export", "--model", "ours", ""), ("export", "--model", "gone", "new"), ("export", "--model", "ours", "tokens"),
+    ("export", "--model", "ours", "story.txt"), ("export", "--model", "ours", "story.txt/new"),
+    ("export", "new", "--to=onnx"), ("export", "new", "--quantization", "Q8_0"), ("export", "new", "--adapter", ""),
+    ("export", "--model", "ours", "new", "--adapter", "tokens"), ("export", "new", "--dtype=int8"),
+    ("export", "--model", "ours", "new.gguf", "--to", "gguf", "--quantization", "Q4_K"),
+    ("export", "--model", "ours", "new.gguf", "--to", "gguf", "--quantization", "Q4_0"),
 )]
 
 

@@ -31,6 +31,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("classification", "prompt_ends"),
     ("instructions",),
     ("lora",),
+    ("quantization",),
+    ("formats.gguf_writer", "formats.tokenizer_writers", "formats.model_cards"),
     ("formats.export", "scale.*"),
     ("cli.*", "__main__"),
     ("book.*",),

@@ -16,7 +16,8 @@ def run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) == "":
             raise UsageError(f"{name.upper()} is empty: give one")
     if arguments.quantization is not None and arguments.to != "gguf":
-        raise UsageError(f"--quantization {arguments.quantization} needs --to gguf: a folder has --dtype")
+        raise UsageError(f"--quantization {arguments.quantization} goes with --to gguf: give that, or --dtype for a "
+                         "folder")
     from .interrupts import import_torch
 
     import_torch()

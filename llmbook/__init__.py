@@ -7,6 +7,7 @@ it is asked for, so that `import llmbook` itself loads next to nothing. Everythi
   `instructions`, `lora`: what the chapters teach, written from their notebooks
 - `llmbook.formats`: files that other programs read and write
 - `llmbook.scale`: checkpoints, several processes, text larger than memory
+- `llmbook.serve`: a server in OpenAI's protocol, and a page to chat with it
 - `llmbook.cli`: the command `llmbook`
 - `llmbook.assets`, `devices`, `families`, `files`, `protocols`: what all of these stand on
 - `llmbook.book`: figures, widgets, corpora and exercises, for the notebooks

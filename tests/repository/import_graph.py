@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("quantization",),
     ("formats.gguf_writer", "formats.tokenizer_writers", "formats.model_cards"),
     ("formats.export", "scale.*"),
+    ("serve.*",),
     ("cli.*", "__main__"),
     ("book.*",),
 )

@@ -189,7 +189,8 @@ def test_everything_imported_is_listed():
     by_need = {"huggingface_hub", *names_of("parquet")}
     for path, tree in sources("llmbook").items():
         names = {IMPORT_NAMES.get(name, name).lower() for name in imported(tree)}
-        allowed = {*listed, *by_need, *(book if "/llmbook/book/" in path else ())}
+        allowed = {*listed, *by_need, *(book if "/llmbook/book/" in path else ()),
+                   *(names_of("serve") if "/llmbook/serve/" in path else ())}
         assert names <= allowed, f"{path} imports {names - allowed}: list it, or use llmbook.extras.load_extra"
     for path in CHAPTERS:
         for code in code_cells(path):

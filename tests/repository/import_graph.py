@@ -31,7 +31,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("classification", "prompt_ends"),
     ("instructions",),
     ("lora",),
-    ("quantization",),
+    ("preference_pairs",),  # what is read by those who learn from votes
+    ("preferences",),
     ("formats.gguf_writer", "formats.tokenizer_writers", "formats.model_cards"),
     ("formats.export", "scale.*"),
     ("serve.*",),

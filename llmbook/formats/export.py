@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
@@ -17,10 +18,12 @@ from torch import nn
 from ..families import family_of
 from ..files import is_first, read_json, replace_file
 from ..model_files import check_whole, save_model
+from .gguf_tokenizers import PIECES
 from .gguf_writer import check_quantization, write_gguf
 from .model_cards import model_card, modelfile
 from .pretrained import open_pretrained
 from .pretrained_tokenizer import PretrainedTokenizer, check_size
+from .tokenizer_runners import pieces_of
 from .tokenizer_writers import described, tokenizer_for_gguf
 from .tokenizers import save_tokenizer_files
 
@@ -174,6 +177,9 @@ def _write_folder(model: nn.Module, tokens: PretrainedTokenizer, folder: Path, n
     if ids["pad_token_id"] is None and ends:  # the library asks for one as soon as texts of unequal length are batched
         ids["pad_token_id"] = ends[0]
     config = read_json(folder / "config.json")
+    if config["model_type"] == "qwen2" and pieces_of(tokens.description) != PIECES["qwen2"].pattern:
+        warnings.warn("transformers' AutoTokenizer cuts texts for every qwen2 as Qwen2's own tokenizer does, and this "
+                      "one does not: load it there with PreTrainedTokenizerFast.from_pretrained(folder)", stacklevel=3)
     config |= {**ids, "eos_token_id": ends[0] if ends else None}
     replace_file(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     draws = {"do_sample": True, **generation} if generation.get("temperature", 0) > 0 else dict(generation)

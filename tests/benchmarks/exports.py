@@ -179,7 +179,8 @@ def cost_table(rows: Sequence[dict[str, Any]]) -> str:
              "|---|---|---:|---:|---:|---:|"]
     for row in rows:
         if "perplexity" in row and row["format"] != "folder":
-            more = f"{100 * row['more']:+.2f} ± {100 * row['interval']:.2f} %" if abs(row["more"]) > 1e-6 else "the same"
+            more = f"{100 * row['more']:+.2f} ± {100 * row['interval']:.2f} %"
+            more = more if abs(row["more"]) > 1e-5 else "the same"
             lines.append(f"| {row['model']} | {row['format']} | {row['megabytes']} | {row['perplexity']:.3f} | {more} "
                          f"| {row['same']} of {PROMPTS} |")
     return "\n".join(lines)
@@ -201,12 +202,13 @@ def write_page(rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", choices=MODELS, default=[], help="measure these again, alone")
+    parser.add_argument("--models", nargs="*", choices=[*MODELS, "none"], default=[],
+                        help="measure these again, alone; none: only write the tables")
     parser.add_argument("--write", action="store_true", help="write the tables of docs/export.md")
     chosen = parser.parse_args()
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in MODELS:
-        if name in chosen.models or not chosen.models and name not in kept:
+        if name in chosen.models or chosen.models == [] and name not in kept:
             with tempfile.TemporaryDirectory() as folder:
                 kept[name] = measure(name, Path(folder))
             RESULTS.write_text(json.dumps(kept, indent=1) + "\n")

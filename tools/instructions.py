@@ -1,13 +1,16 @@
 """Make llmbook/book/instructions.json: chapter 7's two models over three seeds, with more data than its cells use.
 
-    python tools/instructions.py                 # everything, an hour or two on one core
+    python tools/instructions.py                 # everything, two or three hours on one core
     python tools/instructions.py --seconds 100   # begin no run after so many; the same command goes on
     python tools/instructions.py --part stories  # or entries
 
-Stories: the storyteller learns conversations as in the chapter ("mixed"), the same without any story text to learn
-("questions only"), or these and plain stories between them ("replay"). 500 held-out tasks of the kinds it saw, 150 of
-those kept out, and the loss on held-out stories, before and after. Entries: SmolLM2-135M learns all training entries
+Stories: the storyteller learns conversations as in the chapter ("mixed"), ten times as many ("longer"), the same
+without any story text to learn ("questions only"), or those of the chapter and plain stories between them ("replay").
+500 held-out tasks of the kinds it saw, 150 of those kept out, and the loss on held-out stories, before and after.
+Entries: SmolLM2-135M learns all training entries
 of data/instructions.json through adapters of rank 8. Learning rates are chosen first, by the loss on validation data.
+
+"rules" says how many of the tasks about stories a rule gets right that names what a story names most often.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import torch
 from torch import nn
 
 from llmbook.book.corpora import data_folder
-from llmbook.book.story_tasks import STUDY_NAME, answer_tasks, as_entry, right_by_kind
+from llmbook.book.story_tasks import STUDY_NAME, answer_tasks, as_entry, right_by_kind, rule_answer
 from llmbook.book.storytelling import story_loss
 from llmbook.book.studies import KeptRuns, seconds_option, tell_whether_complete
 from llmbook.instructions import (
@@ -37,7 +40,7 @@ from llmbook.instructions import (
 )
 from llmbook.lora import add_lora
 from llmbook.open_weights import load_pretrained
-from llmbook.storyworld import conversations, stories, tasks
+from llmbook.storyworld import Task, conversations, stories, tasks
 from llmbook.storyworld.tasks import KEPT_OUT, KINDS
 from llmbook.text import read_text
 from llmbook.training import next_token_loss
@@ -47,14 +50,16 @@ TABLE = ROOT / "llmbook" / "book" / STUDY_NAME
 SEEDS = (0, 1, 2)
 TALKS, TURNS, BATCH = 640, 8, 4  # as in the chapter
 ASKED = tuple(kind for kind in KINDS if kind not in ("tell", "continue"))
-RECIPES = ("mixed", "questions only", "replay")
+RECIPES = ("mixed", "longer", "replay", "questions only")
 RATES = {"stories": (5e-4, 1e-3, 2e-3), "entries": (1e-3, 3e-3)}
 HELD_OUT_TASKS, KEPT_OUT_TASKS, STORIES = 500, 150, 100
 TEST_SEED, VALIDATION_SEED = 900, 800
 
 
 def story_rows(recipe: str, seed: int, tokenizer: Any, context_length: int, talks: int = TALKS) -> ConversationDataset:
-    """What the storyteller learns from: conversations and, for "replay", one plain story for each four of them."""
+    """What the storyteller learns from: conversations, ten times `talks` for "longer", and, for "replay", one plain
+    story for each four of them."""
+    talks = 10 * talks if recipe == "longer" else talks
     kinds = ASKED if recipe == "questions only" else tuple(KINDS)
     learned = [[as_entry(task) for task in talk]
                for talk in conversations(100 + seed, talks, "train", kinds=kinds, turns=TURNS)]
@@ -70,7 +75,7 @@ class Study(KeptRuns):
     """The runs; each is written as soon as it is done, and read from disk if an earlier call made it."""
 
     def __init__(self, seconds: float):
-        super().__init__(TABLE, ("choice", "stories", "entries"), seconds)
+        super().__init__(TABLE, ("choice", "stories", "entries", "rules"), seconds)
 
     def rate(self, part: str) -> float:
         """The learning rate with the lowest validation loss, which is measured first where it is missing."""
@@ -84,6 +89,9 @@ class Study(KeptRuns):
 
     def go(self, parts: tuple[str, ...]) -> None:
         if "stories" in parts:
+            if not self.table["rules"]:
+                self.keep("rules", {name: shares(asked, [rule_answer(task) for task in asked])
+                                    for name, asked in asked_tasks(tuple(KINDS)).items()})
             for recipe in RECIPES:
                 self.run("stories", "recipe", recipe, story_run)
         if "entries" in parts:
@@ -121,13 +129,21 @@ def story_run(recipe: str, seed: int, rate: float) -> dict[str, Any]:
     loss_before = story_loss(untouched, tokenizer, STORIES)[0]
     model, tokenizer, figures = story_training(recipe, seed, rate)
     seen = ASKED if recipe == "questions only" else tuple(KINDS)
-    some = list(tasks(TEST_SEED, HELD_OUT_TASKS, "test", kinds=seen))
-    others = list(tasks(TEST_SEED, KEPT_OUT_TASKS, "test", kinds=tuple(KEPT_OUT)))
-    for name, asked in (("right", some), ("kept_out", others)):
-        found = right_by_kind(asked, answer_tasks(model, tokenizer, asked))
-        figures[name] = {kind: [share.right, share.of] for kind, share in found.items()}
+    for name, asked in asked_tasks(seen).items():
+        figures[name] = shares(asked, answer_tasks(model, tokenizer, asked))
     return {**figures, "story_loss_before": round(loss_before, 4),
             "story_loss_after": round(story_loss(model, tokenizer, STORIES)[0], 4)}
+
+
+def asked_tasks(seen: tuple[str, ...]) -> dict[str, list[Task]]:
+    """The test tasks of the kinds that were learned, and of those that were not."""
+    return {"right": list(tasks(TEST_SEED, HELD_OUT_TASKS, "test", kinds=seen)),
+            "kept_out": list(tasks(TEST_SEED, KEPT_OUT_TASKS, "test", kinds=tuple(KEPT_OUT)))}
+
+
+def shares(asked: list[Task], answers: list[str]) -> dict[str, list[int]]:
+    """Kind -> [right answers, tasks]."""
+    return {kind: [share.right, share.of] for kind, share in right_by_kind(asked, answers).items()}
 
 
 def entry_training(seed: int, rate: float) -> tuple[nn.Module, Any, list[Any]]:

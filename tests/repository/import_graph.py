@@ -31,6 +31,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("classification", "prompt_ends"),
     ("instructions",),
     ("lora",),
+    ("preference_pairs",),  # what is read by those who learn from votes
+    ("preferences",),
     ("formats.export", "scale.*"),
     ("serve.*",),
     ("cli.*", "__main__"),

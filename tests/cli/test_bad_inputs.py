@@ -119,9 +119,9 @@ ARGUMENTS += [(("serve", "--model", "ours", f"{flag}={value}"), flag) for value 
 ARGUMENTS += [(("serve", "--model", "ours", flag, value), flag) for flag, value in (
     ("--port", "65536"), ("--context", "65"), ("--device", "gpu"), ("--dtype", "int4"), ("--bits", "3"),
     ("--allow-origin", "example.org"), ("--allow-origin", "https://example.org/page"), ("--api-key", " "),
-    ("--api-key", "na\u00efve"), ("--compile", "x"), ("--model", "gone"))]
+    ("--api-key", "na\u00efve"), ("--compile", "x"))]
 ARGUMENTS += [(arguments, arguments[-1]) for arguments in (
-    ("serve", "--model", "ours", "--port", "0", "--host", "no.such.host.invalid"),
+    ("serve", "--model", "gone"), ("serve", "--model", "ours", "--port", "0", "--host", "no.such.host.invalid"),
     ("serve", "--model", "ours", "--port", "0", "--host", "192.0.2.7"),
     ("generate", "--model", "", "x"), ("generate", "--model", "gone", "x"), ("generate", "--model", "story.txt", "x"),
     ("generate", "--model", "tokens", "x"), ("chat", "--model", "gone"),

@@ -16,6 +16,7 @@ votes and stories of seeds that are not used here.
 from __future__ import annotations
 
 import gzip
+import json
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -99,16 +100,21 @@ class Study(KeptRuns):
 
     def __init__(self, seconds: float):
         super().__init__(TABLE, PARTS, seconds)
+        self.judges: dict[tuple[int, int], RewardModel] = {}
+
+    def prepare(self) -> None:
+        """Read the stories; where they are not the shipped storyteller's, tell them and forget all runs on others."""
         weights = next(data_folder().joinpath("storyteller").glob("model-*.safetensors")).name
         if not TOLD.is_file() or told_by() != weights:
             self.wait()
             self.table = {part: [] if part != "real" else rows for part, rows in self.table.items()}
+            replace_file(TABLE, json.dumps(self.table).encode())
             tell_and_keep(weights)
         stories = told_stories()
         self.training, self.test = stories[:TRAINING], stories[TRAINING:]
-        self.judges: dict[tuple[int, int], RewardModel] = {}
 
     def go(self, parts: tuple[str, ...]) -> None:
+        self.prepare()
         if "rewards" in parts:
             for votes in VOTES:
                 self.run("rewards", self.reward_run, votes=votes)

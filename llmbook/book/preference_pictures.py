@@ -65,7 +65,7 @@ def reinforce_curves(rows: Rows) -> Sequence[Axes]:
         dashed = "--" if row["beta"] else "-"
         label = f"{row['votes']:,} votes" + (f", β = {row['beta']:g}" if row["beta"] else "")
         for ax, name in zip(axes, ("reward", "true")):
-            curve = torch.tensor(row[name])
+            curve = torch.tensor(row[name], dtype=torch.float32)
             means = [float(curve[max(0, place - SMOOTH + 1) : place + 1].mean()) for place in range(len(curve))]
             ax.plot(range(1, len(means) + 1), means, dashed, color=COLOURS[row["votes"]], label=label)
     axes[0].set(title="What the reward model says of the stories", ylabel="reward, in deviations")

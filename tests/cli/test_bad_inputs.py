@@ -139,6 +139,14 @@ ARGUMENTS += [(arguments, arguments[-1]) for arguments in (
     ("pretrain", "run.toml", "--out", "o", "--set", "model="), ("pretrain", "run.toml", "--out", "o", "--frob"),
     ("pretrain", "run.toml", "--out", "o", "--device", "gpu"), ("pretrain", "run.toml", "--out", "a" * 300),
 )]
+ARGUMENTS += [(("export", *arguments), named) for arguments, named in (
+    (("--model", "ours", ""), "empty"), (("--model", "gone", "new"), "gone"), (("--model", "ours", "tokens"), "tokens"),
+    (("--model", "ours", "story.txt"), "story.txt"), (("--model", "ours", "story.txt/new"), "story.txt"),
+    (("new", "--to=onnx"), "--to"), (("new", "--quantization", "Q8_0"), "--to gguf"), (("new", "--dtype=int8"), "int8"),
+    (("new", "--adapter", ""), "empty"), (("--model", "ours", "new", "--adapter", "tokens"), "tokens"),
+    (("new.gguf", "--model", "ours", "--to", "gguf", "--quantization", "Q4_K"), "Q4_K"),
+    (("new.gguf", "--model", "ours", "--to", "gguf", "--quantization", "Q4_0"), "Q4_0"),
+)]
 
 
 def test_bad_arguments(bench, capsys):

@@ -87,7 +87,8 @@ def check_prompts(prompts: Sequence[Tensor], config: GRPOConfig, model_config: A
     for place, prompt in enumerate(checked):
         if not 0 < prompt.numel() <= room:
             raise ValueError(f"prompt {place} has {prompt.numel()} tokens: the context of "
-                             f"{model_config.context_length} and max_new_tokens ({config.max_new_tokens}) leave room for 1 to {max(room, 0)}")
+                             f"{model_config.context_length} and max_new_tokens ({config.max_new_tokens}) leave room "
+                             f"for 1 to {max(room, 0)}")
         try:
             check_token_ids(prompt[None], model_config.vocab_size, model_config.context_length)
         except ValueError as problem:

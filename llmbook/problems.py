@@ -35,17 +35,17 @@ GAINS, LOSSES = ("finds", "buys", "gets"), ("gives away", "loses", "sells")
 KINDS_OF_PROBLEM = ("story", "boxes", "countdown")
 PARTS = ("train", "val", "test")
 _PIECES = (END, *map(str, range(MOST + 1)), *"+-*/=().", "; ", THINK, ANSWER, "<calc>", "</calc>", "error", *NAMES,
-           " has ", *(f" {thing}" for thing in THINGS), *(f", {verb} " for verb in GAINS + LOSSES), " boxes of ", "Make ",
-           " from ", ", ", " ")
+           " has ", *(f" {thing}" for thing in THINGS), *(f", {verb} " for verb in GAINS + LOSSES), " boxes of ",
+           "Make ", " from ", ", ", " ")
 
 
 @dataclass(frozen=True)
 class Problem:
     """A question and what is known about its answer.
 
-    Attributes: kind, one of `KINDS_OF_PROBLEM`; prompt, the question; steps, true calculations such as "7+8=15" that lead
-    to the answer, in order; answer, as it is written; size, what makes a problem harder: the number of steps of a story or
-    of countdown, the digits of a box problem's first number.
+    Attributes: kind, one of `KINDS_OF_PROBLEM`; prompt, the question; steps, true calculations such as "7+8=15" that
+    lead to the answer, in order; answer, as it is written; size, what makes a problem harder: the number of steps of a
+    story or of countdown, the digits of a box problem's first number.
     """
 
     kind: str

@@ -397,8 +397,8 @@ MUTATIONS = {
         "reasoning", "own[i] = F.pad(own[i], (0, len(result)))", "own[i] = F.pad(own[i], (0, len(result)), value=True)",
         ["reasoning"]),
     "a run that goes on begins with the first prompts": (
-        "reasoning", 'self.drawn, self.left, self.figures = state["drawn"],', "self.drawn, self.left, self.figures = 0,",
-        ["reasoning"]),
+        "reasoning", 'self.drawn, self.left, self.figures = state["drawn"],',
+        "self.drawn, self.left, self.figures = 0,", ["reasoning"]),
     "pass at k draws the same sample twice": (
         "reasoning", "1 - comb(n - right, k) / comb(n, k)", "1 - (1 - right / n) ** k", ["reasoning"]),
     "an answer without an end counts": (

@@ -130,5 +130,5 @@ def exercise_6(short_and_right: Callable[[Problem, str], float]) -> None:
                                   "shorter one should get more.")
     expect(longer > max(wrongs), f"A wrong answer gets {max(wrongs):g}, a long right one {longer:g}: then being short "
                                  "pays more than being right, and the model stops thinking.")
-    expect(max(wrongs) - min(wrongs) < 1e-6, "Wrong answers of different lengths get different rewards: in a group where "
-                                             "all are wrong, the model would learn to be short, and nothing else.")
+    expect(max(wrongs) - min(wrongs) < 1e-6, "Wrong answers of different lengths get different rewards: in a group "
+                                             "that is all wrong, the model would learn to be short, and nothing else.")

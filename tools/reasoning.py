@@ -47,8 +47,9 @@ SEEDS = (0, 1, 2)
 PARTS = ("main", "flat", "hole", "equal", "tool")
 SIZES = {"context_length": 80, "d_model": 64, "n_heads": 4, "n_layers": 3, "dropout": 0.0}
 STEPS, LONGEST = (2, 3, 4), (5, 6)  # of the problems that are trained on, and of those that are kept out
-BASE = {"max_steps": 1200, "learning_rate": 4e-3, "warmup_steps": 30, "final_fraction": 0.3, "weight_decay": 0.01}
-IN_STEPS, BOXES, CALLS = 0.4, 0.1, 0.3  # shares: of stories with steps, of box problems, of these with calls
+ENOUGH = 0.41  # of validation answers right: the base stops there
+BASE = {"max_steps": 2000, "learning_rate": 4e-3, "warmup_steps": 30, "final_fraction": 0.3, "weight_decay": 0.01}
+IN_STEPS, BOXES, CALLS = 0.45, 0.1, 0.3  # shares: of stories with steps, of box problems, of these with calls
 GRPO = {"max_steps": 60, "prompts_per_step": 24, "group_size": 16, "max_new_tokens": 40, "learning_rate": 1e-3,
         "device": "cpu", "progress": False}
 
@@ -101,8 +102,10 @@ def make_base(steps: int) -> None:
 
     def tell(record: dict[str, float]) -> None:
         if record["step"] % 100 == 0 or record["step"] == steps:
-            print(record["step"], f"loss {record['loss']:.3f}, {time.process_time() - start:.0f} s,",
-                  judged(model, 100), flush=True)
+            found = judged(model, 200)
+            print(record["step"], f"loss {record['loss']:.3f}, {time.process_time() - start:.0f} s,", found, flush=True)
+            if found["right"][0] >= ENOUGH * found["right"][1]:
+                raise KeyboardInterrupt  # as Ctrl-C: it leaves the loop, and the model stays
 
     config = TrainingConfig(**{**BASE, "max_steps": steps}, progress=False, device="cpu", eval_every=10**9)
     train(model, Examples(mixed_examples, 0), response_loss, config, on_step=tell)
@@ -172,24 +175,25 @@ def rejection(seed: int, seconds: float) -> tuple[nn.Module, dict[str, Any]]:
     """Sample, keep what is right, learn it as if somebody had written it; again, until the time is over."""
     model, tokenizer = load_reasoner()
     torch.manual_seed(seed)
-    start, rounds, number = time.process_time(), 0, 0
-    optimizer_steps = 0
+    start, rounds, steps = time.process_time(), 0, 0
     while time.process_time() - start < seconds:
         problems = sums(600 + 100 * seed + rounds, 96, steps=STEPS)
         answers = ask_problems(model, tokenizer, problems, samples=8, max_new_tokens=GRPO["max_new_tokens"],
                                seed=1000 * seed + rounds)
-        rows = []
+        rounds, rows = rounds + 1, []
         for problem, texts in zip(problems, answers):
             ids = tokenizer.encode(problem.prompt)
             rows += [(torch.tensor(ids + tokenizer.encode(text)), len(ids))
                      for text in dict.fromkeys(texts) if is_right(problem, text)]
-        random.Random(number).shuffle(rows)
+        random.Random(rounds).shuffle(rows)
         batches = [collate_instructions(rows[at : at + 64]) for at in range(0, len(rows), 64)]
+        if not batches:
+            continue
         config = TrainingConfig(len(batches), learning_rate=1e-3, final_fraction=1.0, weight_decay=0.0, progress=False,
                                 device="cpu", precision="float32", eval_every=10**9)
         train(model, batches, response_loss, config)
-        rounds, optimizer_steps = rounds + 1, optimizer_steps + len(batches)
-    return model, {"rounds": rounds, "steps": optimizer_steps, "seconds": round(time.process_time() - start, 1)}
+        steps += len(batches)
+    return model, {"rounds": rounds, "steps": steps, "seconds": round(time.process_time() - start, 1)}
 
 
 def supervised(seed: int, seconds: float) -> tuple[nn.Module, dict[str, Any]]:

@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_FOR_SITE := $(VENV)/.ready-for-site
 
 # Handed to pip when the environment is made: PIP_ARGS to every call; TORCH to one that installs PyTorch first and alone,
 # which is how to get its small CPU build, make lab TORCH="--index-url ADDRESS". The address is the one that PyTorch's
@@ -10,7 +11,7 @@ PIP_ARGS ?=
 TORCH ?=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS)
 
-.PHONY: book lab check test help export store bench mutations clean
+.PHONY: book lab site check test help export store bench mutations clean
 
 help:  ## list what make can do here
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -20,6 +21,9 @@ book: $(READY)  ## run every chapter in order and show a table of headlines
 
 lab: $(READY)  ## open the chapters in JupyterLab, in copies of your own: my_notebooks/
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python tools/lab.py $(LAB_ARGS)
+
+site: $(READY_FOR_SITE)  ## build the web edition from the stored notebooks: build/site/html/index.html
+	$(BIN)/python -m tools.website $(SITE_ARGS)
 
 # Two files at a time with one thread each take 60 % of the time of one after the other with two threads.
 # glibc hands freed blocks of megabytes back to Linux at once, and each batch then waits for new ones; it may keep
@@ -32,7 +36,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 check: $(READY)  ## run the fast tests, for every change: without notebooks, pages and several processes
 	$(PYTEST) tests -m "not slow and not book and not team and not gpu"
 
-test: $(READY)  ## run all tests and every notebook, outputs compared
+test: $(READY_FOR_SITE)  ## run all tests and every notebook, outputs compared
 	$(PYTEST)
 
 mutations: $(READY)  ## for authors: break the package on purpose, line by line, and see which tests notice (slow)
@@ -58,4 +62,9 @@ $(READY): requirements.txt pyproject.toml
 	@# pip gives up soon where that address is out of reach, and says so
 	$(if $(strip $(TORCH)),$(PIP) --retries 1 --timeout 20 $(TORCH) $(shell grep -E '^torch==' requirements.txt))
 	$(PIP) -r requirements.txt
+	@touch $@
+
+# What the site needs comes only with the site and its tests; `make lab` and `make book` do without.
+$(READY_FOR_SITE): $(READY) docs/requirements.txt
+	$(PIP) -r docs/requirements.txt
 	@touch $@

@@ -4,9 +4,10 @@ The names that a script needs most can be imported from here, `from llmbook impo
 it is asked for, so that `import llmbook` itself loads next to nothing. Everything has its home in a module of its own:
 
 - `llmbook.text`, `attention`, `gpt`, `training`, `generation`, `llama`, `open_weights`, `classification`,
-  `instructions`, `lora`: what the chapters teach, written from their notebooks
+  `instructions`, `lora`, `preferences`: what the chapters teach, written from their notebooks
 - `llmbook.formats`: files that other programs read and write
 - `llmbook.scale`: checkpoints, several processes, text larger than memory
+- `llmbook.serve`: a server in OpenAI's protocol, and a page to chat with it
 - `llmbook.cli`: the command `llmbook`
 - `llmbook.assets`, `devices`, `families`, `files`, `protocols`: what all of these stand on
 - `llmbook.book`: figures, widgets, corpora and exercises, for the notebooks
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` im
     from llmbook.llama import Llama, LlamaConfig
     from llmbook.lora import add_lora, load_adapter, merge_lora, save_adapter
     from llmbook.open_weights import Chat, load_pretrained
+    from llmbook.preferences import PreferenceDataset, RewardModel, finetune_preferences
     from llmbook.text import NextTokenDataset, load_tokenizer, make_dataloader, train_bpe
     from llmbook.training import TrainingConfig, evaluate, load_model, next_token_loss, save_model, train
 
@@ -46,6 +48,7 @@ _HOMES = {
     "llama": ("Llama", "LlamaConfig"),
     "lora": ("add_lora", "load_adapter", "merge_lora", "save_adapter"),
     "open_weights": ("Chat", "load_pretrained"),
+    "preferences": ("PreferenceDataset", "RewardModel", "finetune_preferences"),
     "text": ("NextTokenDataset", "load_tokenizer", "make_dataloader", "train_bpe"),
     "training": ("TrainingConfig", "evaluate", "load_model", "next_token_loss", "save_model", "train"),
 }
@@ -53,10 +56,11 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: F822  (found by __getattr__)
     "GPT", "Chat", "GPTConfig", "InstructionDataset", "KeyValueCache", "Llama", "LlamaConfig", "MultiHeadAttention",
-    "NextTokenDataset", "TextClassifier", "TrainingConfig", "add_lora", "classify", "evaluate", "fetch",
-    "finetune_classifier", "finetune_instructions", "format_prompt", "generate", "load_adapter", "load_model",
-    "load_pretrained", "load_tokenizer", "make_dataloader", "merge_lora", "next_token_loss", "respond",
-    "save_adapter", "save_model", "stream", "train", "train_bpe",
+    "NextTokenDataset", "PreferenceDataset", "RewardModel", "TextClassifier", "TrainingConfig", "add_lora",
+    "classify", "evaluate", "fetch", "finetune_classifier", "finetune_instructions", "finetune_preferences",
+    "format_prompt", "generate", "load_adapter", "load_model", "load_pretrained", "load_tokenizer",
+    "make_dataloader", "merge_lora", "next_token_loss", "respond", "save_adapter", "save_model", "stream", "train",
+    "train_bpe",
 ]
 
 let_threads_sleep()

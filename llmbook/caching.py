@@ -46,6 +46,16 @@ class KeyValueCache:
         self._lengths = [0] * n_layers  # layers fill one by one
         self._mask: tuple[tuple[int, int], Tensor] | None = None  # one serves all layers of a pass
 
+    @classmethod
+    def over(cls, keys: Tensor, values: Tensor, length: int, padding: Tensor | None = None) -> KeyValueCache:
+        """A cache over tensors that exist and are filled up to `length`, or over a part of them: what it appends is
+        written there. keys, values, padding: as the attributes."""
+        n_layers, batch_size, n_heads, max_tokens, d_head = keys.shape
+        cache = cls(n_layers, batch_size, n_heads, 0, d_head, keys.dtype, keys.device, padding)
+        cache.keys, cache.values, cache.max_tokens = keys, values, max_tokens
+        cache._lengths = [length] * n_layers
+        return cache
+
     @property
     def length(self) -> int:
         """Places that every layer has filled, left padding included."""

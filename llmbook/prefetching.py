@@ -19,7 +19,9 @@ class BatchesAhead:
 
     Args:
         loader: where they come from. One that keeps its place (`llmbook.scale.resumable_loader`) is told which batches
-            are fetched ahead: they do not count before they are taken, so that a checkpoint never skips one.
+            are fetched ahead: they do not count before they are taken, so that a checkpoint never skips one. From one
+            with a true `samples_from_model`, whose batches the model itself writes, nothing is fetched ahead: the
+            weights would be those before the step.
         batches: the loader's, again and again.
         parts: batches of a step.
         device: where the steps are computed. For a CUDA GPU the batches come in page-locked memory, which it reads by
@@ -43,7 +45,8 @@ class BatchesAhead:
 
     def fetch_ahead(self) -> None:
         """Fetch the batches that `take` will give: to be called when the device has been given this step's work."""
-        if self.device.type not in DEVICES or self.waiting is not None:
+        samples = getattr(self.loader, "samples_from_model", False)
+        if self.device.type not in DEVICES or self.waiting is not None or samples:
             return
         if hasattr(self.loader, "hold"):
             self.loader.hold()

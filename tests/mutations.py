@@ -470,6 +470,53 @@ MUTATIONS = {
         "storyworld.corpus", 'has_held_out(story) == (split == "test")', "True", ["storyworld/stories"]),
     "stories of any length": (
         "storyworld.world", "fewest <= words <= most", "words > 0", ["storyworld/stories"]),
+    # learning from preferences
+    "the rejected answer wins": (
+        "preferences", "return -F.logsigmoid(chosen - rejected).mean()",
+        "return -F.logsigmoid(rejected - chosen).mean()", ["preferences"]),
+    "votes are added up": (
+        "preferences", "return -F.logsigmoid(chosen - rejected).mean()",
+        "return -F.logsigmoid(chosen - rejected).sum()", ["preferences"]),
+    "DPO without its reference": (
+        "preferences", "rewards = beta * (log_probs - reference)", "rewards = beta * log_probs", ["preferences"]),
+    "DPO's ratio upside down": (
+        "preferences", "rewards = beta * (log_probs - reference)", "rewards = beta * (reference - log_probs)",
+        ["preferences"]),
+    "the probability of what was read, not of what comes next": (
+        "preferences", "targets = labels[:, 1:]", "targets = labels[:, :-1]", ["preferences"]),
+    "prompts count as answers": (
+        "preference_pairs", "labels[row, prompt_tokens : len(ids)] = ids[prompt_tokens:]",
+        "labels[row, : len(ids)] = ids", ["preferences"]),
+    "the reward is read after the padding": (
+        "preferences", "ends = answer_ends(labels.flatten(0, 1))", "ends = None", ["preferences"]),
+    "the reference is another pair's": (
+        "preference_pairs", "(*batch, reference[places])", "(*batch, reference[: len(places)])", ["preferences"]),
+    "the reference is always the model": (
+        "preferences", "model if reference is None else reference, training", "model, training", ["preferences"]),
+    "REINFORCE's sign": (
+        "preferences", "return -(advantages * sequence_log_probs", "return (advantages * sequence_log_probs",
+        ["preferences"]),
+    "the own reward in the baseline": (
+        "preferences", "others = (rewards.sum() - rewards) / (len(rewards) - 1)", "others = rewards.mean()",
+        ["preferences"]),
+    "to leave the reference pays": (
+        "preferences", "leave_one_out(rewards - self.beta * moved)", "leave_one_out(rewards + self.beta * moved)",
+        ["preferences"]),
+    "a run that goes on draws the first answers again": (
+        "preferences", 'self.drawn = state["drawn"]', "pass", ["preferences"]),
+    "the worst of n": (
+        "preferences", "values[rewards.argsort(stable=True)]", "values[(-rewards).argsort(stable=True)]",
+        ["preferences"]),
+    "a trained reference passes": (
+        "preference_pairs", "for weight in model.parameters() if weight.requires_grad}",
+        "for weight in model.parameters() if False}", ["preferences"]),
+    "what the model writes is fetched ahead": (
+        "prefetching", "self.waiting is not None or samples", "self.waiting is not None", ["prefetching"]),
+    "an unhappy end is liked": (
+        "storyworld.tastes", "- self.left_unhappy", "+ self.left_unhappy", ["storyworld/tastes"]),
+    "a reader never wavers": (
+        "storyworld.tastes", "return rng.random() < chance_to_prefer", "return 0.5 < chance_to_prefer",
+        ["storyworld/tastes"]),
     "nouns of one story share a word": (
         "storyworld.world", "if parts & self.nouns:", "if False:", ["storyworld/stories"]),
     "any answer is right": (

@@ -5,6 +5,7 @@ import torch
 
 from llmbook import prefetching
 from llmbook.prefetching import BatchesAhead
+from llmbook.scale.resumable_loader import ResumableLoader
 
 BATCHES = [(torch.tensor([number]),) for number in range(6)]
 
@@ -65,3 +66,18 @@ def test_an_error_waits_for_its_step_and_an_interruption_does_not(monkeypatch):
     batches.take()
     with pytest.raises(KeyboardInterrupt):
         batches.fetch_ahead()
+
+
+def test_what_the_model_itself_writes_is_never_fetched_ahead(monkeypatch):
+    """It would come from the weights before the step."""
+    monkeypatch.setattr(prefetching, "DEVICES", ("cpu",))
+
+    class Written(Place):
+        samples_from_model = True
+
+    loader = ResumableLoader(Written(BATCHES))
+    source = iter(loader)
+    batches = BatchesAhead(loader, source, 1, torch.device("cpu"))
+    assert numbers(batches.take()) == [0]
+    batches.fetch_ahead()
+    assert batches.waiting is None and int(next(source)[0]) == 1

@@ -1,4 +1,4 @@
-"""The command line: `llmbook pretrain`, `tokenize`, `finetune`, `generate`, `chat`. See `llmbook --help`.
+"""The command line: `llmbook pretrain`, `tokenize`, `finetune`, `generate`, `chat`, `serve`. See `llmbook --help`.
 
 Everything is imported inside `main`, and PyTorch inside the commands: help and wrong usage are answered at once, and
 Ctrl-C ends in one line whenever it comes.

@@ -71,6 +71,7 @@ def make_parser(version: str) -> Parser:
     _finetune(command)
     _generate(command)
     _chat(command)
+    _serve(command)
     return parser
 
 
@@ -127,6 +128,31 @@ def _chat(command: Callable[..., Parser]) -> None:
                      "(that it is a helpful assistant, where the model has a place for that)")
 
 
+def _serve(command: Callable[..., Parser]) -> None:
+    one = command("serve", "Let programs and browsers talk with a model, over HTTP in OpenAI's protocol.",
+                  f"llmbook serve --model {DEFAULT_MODEL}, then open http://127.0.0.1:8000")
+    _model_flags(one)
+    one.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where it listens: 127.0.0.1 (if not "
+                     "given) for programs on this machine, 0.0.0.0 for everybody who can reach it")
+    one.add_argument("--port", type=_number(int, 0, 65535), default=8000, metavar="N", help="0 takes any (8000)")
+    one.add_argument("--api-key", metavar="KEY", help="what clients must send; also taken from the environment, "
+                     "LLMBOOK_API_KEY, where other users of this machine do not see it (none)")
+    one.add_argument("--rows", type=_number(int, 1), default=8, metavar="N", help="requests that are answered at the "
+                     "same time (8)")
+    one.add_argument("--waiting", type=_number(int, 0), default=64, metavar="N", help="requests that may wait beyond "
+                     "those (64)")
+    one.add_argument("--max-tokens", type=_number(int, 1), default=1024, metavar="N", help="of an answer (1024)")
+    one.add_argument("--context", type=_number(int, 2), metavar="N", help="tokens of a conversation (all that the "
+                     "model can look at)")
+    one.add_argument("--seconds", type=_number(float, 1), default=600.0, metavar="X", help="of a request (600)")
+    one.add_argument("--allow-origin", action="append", metavar="URL", help="a site whose pages may ask, "
+                     "such as https://example.org; may be repeated")
+    one.add_argument("--allow-host", action="append", metavar="NAME", help="a further name under which "
+                     "the server is called; may be repeated")
+    one.set_defaults(compile=False)
+    _weight_flags(one)
+
+
 def _training_flags(added: Parser) -> None:
     added.add_argument("--out", metavar="FOLDER", help="where everything is written; the same command goes on there "
                        "after an interruption")
@@ -156,11 +182,15 @@ def _writing_flags(added: Parser, temperature: float | None) -> None:
     added.add_argument("--top-p", type=_number(float, 1e-9, 1), metavar="X", help="choose among the likeliest tokens "
                        "that together have this probability")
     added.add_argument("--seed", type=_number(int, 0, 2**63 - 1), metavar="N", help="the same text each time")
+    _weight_flags(added)
+    added.add_argument("--compile", action="store_true", help="compile the model first: worth the wait on a GPU, for "
+                       "long texts")
+
+
+def _weight_flags(added: Parser) -> None:
     added.add_argument("--device", metavar="NAME", help="cpu, cuda or mps; the best there is if not given")
     added.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="the number format of the weights; "
                        "the fastest that the device computes well if not given")
     added.add_argument("--bits", type=int, choices=(4, 8), help="round the weights to so many bits: faster, and nearly "
                        "as good; 4 on a CPU only")
-    added.add_argument("--compile", action="store_true", help="compile the model first: worth the wait on a GPU, for "
-                       "long texts")
 

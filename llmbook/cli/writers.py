@@ -1,4 +1,4 @@
-"""The model that writes for `llmbook generate` and `llmbook chat`, made faster where its flags ask for it."""
+"""The model that writes for `llmbook generate`, `chat` and `serve`, made faster where its flags ask for it."""
 
 from __future__ import annotations
 

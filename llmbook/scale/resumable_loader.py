@@ -36,6 +36,7 @@ class ResumableLoader:
         self._held: dict[str, Any] | None = None  # the place before what was taken ahead
         self._again: Mapping[str, Any] | None = None  # what is to be taken ahead once more, and with which draws
         self.has_own = hasattr(loader, "load_state_dict")
+        self.samples_from_model = getattr(loader, "samples_from_model", False)  # see `llmbook.prefetching`
 
     def __iter__(self) -> Iterator:
         skip, goes_on, now = self.skip, self.goes_on, random_states(self.device)

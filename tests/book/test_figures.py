@@ -20,7 +20,7 @@ BOARDS += [lambda parts=parts: figures.model_diagram(parts)
            for parts in (("text", "embeddings"), ("training", "sampling"))]
 BOARDS += [lambda part=part: figures.transformer_2017(part) for part in (None, "encoder", "decoder", "attention")]
 BOARDS += [figures.adapter_diagram, figures.bert_and_gpt, figures.training_run, figures.gpt_and_llama,
-           figures.model_files]
+           figures.model_files, figures.preference_pipeline]
 BOARDS += APPENDIX_A
 BOARDS += [block_pictures.block_diagram,
            lambda: block_pictures.generation_loop("the kettle sang because it", IDS, 50257, " nevertheless")]

@@ -114,7 +114,15 @@ ARGUMENTS += [(("pretrain", "run.toml", "--out", "o", f"{flag}={value}"), flag) 
 ARGUMENTS += [(("finetune", "--data", "entries.json", "--out", "o", "--model", "ours", f"{flag}={value}"), flag)
               for value in ("", "x.json", "-2", "nan", "1.5") for flag in ("--validation", "--epochs", "--style")
               if (flag, value) != ("--validation", "x.json")]
+ARGUMENTS += [(("serve", "--model", "ours", f"{flag}={value}"), flag) for value in BAD_NUMBERS for flag in (
+    "--port", "--rows", "--waiting", "--max-tokens", "--context", "--seconds")]
+ARGUMENTS += [(("serve", "--model", "ours", flag, value), flag) for flag, value in (
+    ("--port", "65536"), ("--context", "65"), ("--device", "gpu"), ("--dtype", "int4"), ("--bits", "3"),
+    ("--allow-origin", "example.org"), ("--allow-origin", "https://example.org/page"), ("--api-key", " "),
+    ("--api-key", "na\u00efve"), ("--compile", "x"), ("--model", "gone"))]
 ARGUMENTS += [(arguments, arguments[-1]) for arguments in (
+    ("serve", "--model", "ours", "--port", "0", "--host", "no.such.host.invalid"),
+    ("serve", "--model", "ours", "--port", "0", "--host", "192.0.2.7"),
     ("generate", "--model", "", "x"), ("generate", "--model", "gone", "x"), ("generate", "--model", "story.txt", "x"),
     ("generate", "--model", "tokens", "x"), ("chat", "--model", "gone"),
     ("chat", "--model", "done"), ("tokenize", "gone", "t"), ("tokenize", "", "t"), ("tokenize", "story.txt", ""),

@@ -31,7 +31,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("classification", "prompt_ends"),
     ("instructions",),
     ("lora",),
+    ("preference_pairs",),  # what is read by those who learn from votes
+    ("preferences",),
     ("formats.export", "scale.*"),
+    ("serve.*",),
     ("cli.*", "__main__"),
     ("book.*",),
 )

@@ -20,6 +20,7 @@ from tests.support.repository import (
     read,
 )
 from tools.export import exported
+from tools.website.pictures import alternative_text
 
 pytestmark = pytest.mark.book
 
@@ -105,6 +106,17 @@ def test_no_machine_paths_and_no_editor_metadata(path):
         assert set(cell.metadata) <= {"tags", "jupyter"}
         assert cell.metadata.get("jupyter", COLLAPSED) == COLLAPSED
     assert set(read(path).metadata) == {"kernelspec", "language_info"}
+
+
+@by_name(NOTEBOOKS)
+def test_every_picture_is_stored_with_words_that_say_what_it_shows(path):
+    for code in code_cells(path):
+        for output in code.cell.outputs:
+            if "image/png" in output.get("data", {}) and path.stem not in ratchet.WITHOUT_DESCRIPTIONS:
+                words = alternative_text(output, "")
+                assert len(words.split()) >= 5 and "in the section" not in words, (
+                    f"cell {code.number} stores a picture without a description: {words!r}. Call `use_style` before "
+                    "it is drawn, and `figure.set_label` where the drawing does not speak for itself")
 
 
 @by_name(NOTEBOOKS)

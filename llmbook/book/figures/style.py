@@ -7,13 +7,19 @@ palette of Okabe and Ito (2008), which stays distinct with colour blindness; seq
 import matplotlib.pyplot as plt
 from cycler import cycler
 
+from .words import store_descriptions
+
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#767676")
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults for this book. Call once, at the top of a notebook."""
+    """Set matplotlib's defaults for this book. Call once, at the top of a notebook.
+
+    From then on the notebook stores each figure with its description (`llmbook.book.figures.describe`).
+    """
+    store_descriptions()
     plt.rcParams.update({
         "figure.figsize": (7.5, 3.6), "figure.dpi": 100, "figure.facecolor": "white", "savefig.facecolor": "white",
         "axes.facecolor": "white", "axes.prop_cycle": cycler(color=PALETTE), "axes.grid": True, "axes.axisbelow": True,

@@ -6,8 +6,8 @@
     python tools/reasoning.py --part main        # one part: main, hole, equal, tool
 
 All runs begin with data/reasoner. main: GRPO as in the chapter. hole: the same with a reward that looks for the right
-number anywhere in the response. equal: supervised training on worked examples, and rejection sampling, for as many seconds
-of the processor as the first run of main took. tool: problems with products, with the calculator and without.
+number anywhere in the response. equal: supervised training on worked examples, and rejection sampling, each for as
+many seconds of the processor as the first run of main took. tool: products, with the calculator and without.
 """
 
 from __future__ import annotations

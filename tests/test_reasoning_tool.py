@@ -52,9 +52,9 @@ def test_its_batches_hold_both_ways_and_learn_responses_only():
     assert all(row[row >= 0][-1] == tokenizer.end for row in targets)
 
 
-def test_the_reward_with_a_hole_looks_anywhere():
-    assert tool.anywhere(PROBLEM, " think: 7+8=15; 15-3=12 answer: 3\n") == 1.0
-    assert tool.anywhere(PROBLEM, " think: 7+8=15 answer: 112\n") == 0.0
+def test_the_reward_with_a_hole_pays_for_steps():
+    assert tool.paid_by_the_step(PROBLEM, PROBLEM.worked()) == 2.0 and tool.paid_by_the_step(PROBLEM, " answer: 12\n") == 1
+    assert tool.paid_by_the_step(PROBLEM, " think: 7+8=15; 7+8=15; 7+8=15; 1+1=2") == 2.0
 
 
 def test_it_writes_each_run_and_goes_on(study, monkeypatch):
@@ -86,7 +86,7 @@ def test_a_run_of_each_kind_ends_and_has_its_figures(monkeypatch):
     monkeypatch.setattr(tool, "load_reasoner", lambda: (small(), PieceTokenizer()))
     monkeypatch.setattr(tool, "judged", lambda model, part: {"right": [0, 1]})
     changes = {"max_steps": 2, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 8}
-    _, row = tool.reinforced(0, judge=tool.anywhere, **changes)
+    _, row = tool.reinforced(0, judge=tool.paid_by_the_step, **changes)
     assert [record["step"] for record in row["curve"]] == [0] and row["after"] == {"right": [0, 1]}
     for how in (tool.supervised, tool.rejection):
         _, row = how(0, 0.01)

@@ -5,8 +5,8 @@
     python tools/reasoning.py --seconds 100      # begin no run after so many; the same command goes on
     python tools/reasoning.py --part main        # one part: main, hole, equal, tool
 
-All runs begin with data/reasoner. main: GRPO as in the chapter. hole: the same with a reward that looks for the right
-number anywhere in the response. equal: supervised training on worked examples, and rejection sampling, each for as
+All runs begin with data/reasoner. main: GRPO as in the chapter. hole: the same with a reward that also pays for each
+step. equal: supervised training on worked examples, and rejection sampling, each for as
 many seconds of the processor as the first run of main took. tool: products, with the calculator and without.
 """
 
@@ -164,10 +164,9 @@ def reinforced(seed: int, model: nn.Module | None = None, judge: Callable[[Probl
                    **({"after": judged(model, part="test")} if test else {})}
 
 
-def anywhere(problem: Problem, response: str) -> float:
-    """A reward with a hole: is the right number somewhere in the response?"""
-    numbers = response.translate(str.maketrans("+-*/=();,\n", " " * 10)).split()
-    return float(problem.answer in numbers)
+def paid_by_the_step(problem: Problem, response: str) -> float:
+    """A reward with a hole: 1 for the right answer, and a half for each step, to encourage thinking."""
+    return is_right(problem, response) + 0.5 * response.count("=")
 
 
 def rejection(seed: int, seconds: float) -> tuple[nn.Module, dict[str, Any]]:
@@ -275,7 +274,7 @@ def equal_run(how: Callable[[int, float], tuple[nn.Module, dict[str, Any]]]) -> 
 
 RUNS: dict[str, dict[str, Callable[[int, Study], dict[str, Any]]]] = {
     "main": {"grpo": lambda seed, study: reinforced(seed)[1]},
-    "hole": {"anywhere": lambda seed, study: reinforced(seed, judge=anywhere, test=False)[1]},
+    "hole": {"paid by the step": lambda seed, study: reinforced(seed, judge=paid_by_the_step, test=False)[1]},
     "equal": {"supervised": equal_run(supervised), "rejection": equal_run(rejection)},
     "tool": {"calculator": lambda seed, study: calls_run(seed)},
 }

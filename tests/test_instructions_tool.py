@@ -22,7 +22,7 @@ def study(tmp_path, monkeypatch):
 def test_the_recipes_differ_in_the_stories_that_are_learned():
     _, tokenizer = load_pretrained("storyteller", device="cpu")
     rows = {recipe: tool.story_rows(recipe, 0, tokenizer, 512, talks=24).rows for recipe in tool.RECIPES}
-    assert [len(rows[recipe]) for recipe in ("mixed", "questions only", "replay")] == [24, 24, 30]
+    assert [len(rows[recipe]) for recipe in ("mixed", "longer", "questions only", "replay")] == [24, 240, 24, 30]
     learned = {recipe: sum(int(own.sum()) for _, own in these) for recipe, these in rows.items()}
     assert learned["questions only"] < learned["mixed"] < learned["replay"]
     assert all(own.all() for _, own in rows["replay"][24:]) and not any(own.all() for _, own in rows["mixed"])

@@ -1,12 +1,13 @@
 """Make llmbook/book/instructions.json: chapter 7's two models over three seeds, with more data than its cells use.
 
-    python tools/instructions.py                 # everything, an hour or two on one core
+    python tools/instructions.py                 # everything, two or three hours on one core
     python tools/instructions.py --seconds 100   # begin no run after so many; the same command goes on
     python tools/instructions.py --part stories  # or entries
 
-Stories: the storyteller learns conversations as in the chapter ("mixed"), the same without any story text to learn
-("questions only"), or these and plain stories between them ("replay"). 500 held-out tasks of the kinds it saw, 150 of
-those kept out, and the loss on held-out stories, before and after. Entries: SmolLM2-135M learns all training entries
+Stories: the storyteller learns conversations as in the chapter ("mixed"), ten times as many ("longer"), the same
+without any story text to learn ("questions only"), or those of the chapter and plain stories between them ("replay").
+500 held-out tasks of the kinds it saw, 150 of those kept out, and the loss on held-out stories, before and after.
+Entries: SmolLM2-135M learns all training entries
 of data/instructions.json through adapters of rank 8. Learning rates are chosen first, by the loss on validation data.
 """
 
@@ -47,14 +48,16 @@ TABLE = ROOT / "llmbook" / "book" / STUDY_NAME
 SEEDS = (0, 1, 2)
 TALKS, TURNS, BATCH = 640, 8, 4  # as in the chapter
 ASKED = tuple(kind for kind in KINDS if kind not in ("tell", "continue"))
-RECIPES = ("mixed", "questions only", "replay")
+RECIPES = ("mixed", "longer", "replay", "questions only")
 RATES = {"stories": (5e-4, 1e-3, 2e-3), "entries": (1e-3, 3e-3)}
 HELD_OUT_TASKS, KEPT_OUT_TASKS, STORIES = 500, 150, 100
 TEST_SEED, VALIDATION_SEED = 900, 800
 
 
 def story_rows(recipe: str, seed: int, tokenizer: Any, context_length: int, talks: int = TALKS) -> ConversationDataset:
-    """What the storyteller learns from: conversations and, for "replay", one plain story for each four of them."""
+    """What the storyteller learns from: conversations, ten times `talks` for "longer", and, for "replay", one plain
+    story for each four of them."""
+    talks = 10 * talks if recipe == "longer" else talks
     kinds = ASKED if recipe == "questions only" else tuple(KINDS)
     learned = [[as_entry(task) for task in talk]
                for talk in conversations(100 + seed, talks, "train", kinds=kinds, turns=TURNS)]

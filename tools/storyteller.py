@@ -50,6 +50,7 @@ except ModuleNotFoundError:  # Python 3.10
 SIZES = ((80, 4, 3), (128, 4, 4), (256, 4, 4))  # d_model, heads, layers: 0.4, 1.1 and 3.7 million parameters
 BUDGETS = (1.43e6, 4.3e6, 12.9e6)  # tokens to learn from: 1,000, 3,000 and 9,000 steps
 CAREFUL = 0.3  # a second temperature to judge at
+TOP_P = 0.95  # and the first without the tail of unlikely tokens
 LOG_ROWS = 300
 MARKS = ("<!-- figures: python tools/storyteller.py card -->", "<!-- end of the figures -->")
 
@@ -129,9 +130,11 @@ def report(model: Any, tokenizer: Any, n: int, temperature: float, seed: int, sh
     texts = tell_stories(model, tokenizer, n, temperature, seed)
     found, (nats, bits) = judge_stories(texts), story_loss(model, tokenizer)
     endings = asked_endings(model, tokenizer, n, temperature, seed)
+    likely = judge_stories(tell_stories(model, tokenizer, n, temperature, seed, top_p=TOP_P))
     careful = judge_stories(tell_stories(model, tokenizer, n, CAREFUL, seed))
     lines = {"held-out loss, 200 stories": f"{nats:.3f} nats a token, {bits:.3f} bits a byte",
              f"sampled stories without a problem (temperature {temperature})": str(found.consistent),
+             f"sampled stories without a problem (temperature {temperature}, top-p {TOP_P})": str(likely.consistent),
              f"sampled stories without a problem (temperature {CAREFUL})": str(careful.consistent),
              "sampled stories whose every sentence is one of this world": str(found.grammatical),
              **{f"sampled stories with the problem \"{kind}\"": f"{count} of {n}"

@@ -73,11 +73,12 @@ class Judgement:
 
 
 def tell_stories(model: nn.Module, tokenizer: Any, n: int, temperature: float = 0.8, seed: int = 0,
-         openings: Sequence[str] | None = None) -> list[str]:
+         openings: Sequence[str] | None = None, top_p: float | None = None) -> list[str]:
     """Let a model tell `n` stories, each from `<|endoftext|>` to the next one, or as far as its context reaches.
 
-    openings: n beginnings that it goes on from; they are part of what is returned. The same seed tells the same stories
-    on one machine. Raises ValueError if there are not `n` openings, or one leaves no room in the context.
+    openings: n beginnings that it goes on from; they are part of what is returned. top_p: as for `generate`. The same
+    seed tells the same stories on one machine. Raises ValueError if there are not `n` openings, or one leaves no room
+    in the context.
     """
     openings = [""] * n if openings is None else list(openings)
     if len(openings) != n:
@@ -92,8 +93,8 @@ def tell_stories(model: nn.Module, tokenizer: Any, n: int, temperature: float = 
         if room < 1:
             raise ValueError(f"an opening has {len(prompts[numbers[-1]])} tokens, the context has "
                              f"{model.config.context_length}: give a shorter one")
-        rows = generate(model, [prompts[number] for number in numbers], room, temperature, stop_tokens=[end],
-                        seed=seed + start, vocab_size=tokenizer.n_vocab)
+        rows = generate(model, [prompts[number] for number in numbers], room, temperature, top_p=top_p,
+                        stop_tokens=[end], seed=seed + start, vocab_size=tokenizer.n_vocab)
         for number, row in zip(numbers, rows):
             told[number] = tokenizer.decode([token for token in row.tolist() if token != end])
     return told

@@ -53,7 +53,8 @@ def test_its_batches_hold_both_ways_and_learn_responses_only():
 
 
 def test_the_reward_with_a_hole_pays_for_steps():
-    assert tool.paid_by_the_step(PROBLEM, PROBLEM.worked()) == 2.0 and tool.paid_by_the_step(PROBLEM, " answer: 12\n") == 1
+    assert tool.paid_by_the_step(PROBLEM, PROBLEM.worked()) == 2.0
+    assert tool.paid_by_the_step(PROBLEM, " answer: 12\n") == 1.0
     assert tool.paid_by_the_step(PROBLEM, " think: 7+8=15; 7+8=15; 7+8=15; 1+1=2") == 2.0
 
 

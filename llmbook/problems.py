@@ -25,7 +25,7 @@ from typing import Any
 from .answer_checks import arithmetic
 
 __all__ = ["ANSWER", "END", "KINDS_OF_PROBLEM", "THINK", "PieceTokenizer", "Problem", "boxes", "countdown",
-           "final_answer", "is_right", "is_worked_right", "sums"]
+           "final_answer", "is_right", "is_worked_right", "sums", "true_steps"]
 
 THINK, ANSWER, END = " think: ", " answer: ", "\n"
 MOST = 20  # of a story's numbers
@@ -176,8 +176,14 @@ def is_right(problem: Problem, response: str) -> bool:
 
 def is_worked_right(problem: Problem, response: str) -> bool:
     """Whether the answer is right and every calculation that the response states on the way is true, too."""
+    true, stated = true_steps(response)
+    return is_right(problem, response) and true == stated
+
+
+def true_steps(response: str) -> tuple[int, int]:
+    """How many calculations of a response are true, and how many it states, such as "7+8=15"."""
     stated = re.findall(r"([0-9+\-*/]*\d)=(-?\d+)", response)
-    return is_right(problem, response) and all(_true(*pair) for pair in stated)
+    return sum(_true(*pair) for pair in stated), len(stated)
 
 
 def _true(calculation: str, result: str) -> bool:

@@ -15,6 +15,7 @@ from llmbook.problems import (
     is_right,
     is_worked_right,
     sums,
+    true_steps,
 )
 
 MAKERS = {"story": sums, "boxes": boxes, "countdown": countdown}
@@ -68,6 +69,11 @@ def test_only_the_answer_at_the_end_counts():
     for wrong in ("15", " think: 15\n", " answer: 15", " answer: 155\n", " answer: 1\n", "", " answer: 15 answer: 3\n"):
         assert not is_right(problem, wrong), wrong
     assert final_answer(" think: 1+1=2 answer: 2\n and more") == "2"
+
+
+def test_true_steps_are_counted():
+    assert true_steps(" think: 7+8=15; 15-3=11; 2*=3 answer: 11\n") == (1, 2)
+    assert true_steps(" answer: 11\n") == (0, 0)
 
 
 def test_countdown_takes_any_calculation_with_each_number_once():

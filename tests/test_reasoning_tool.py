@@ -127,3 +127,13 @@ def test_entropy_is_the_mean_surprise_of_the_sampled_tokens():
     logprobs = model(ids).log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[-3:]
     assert found == pytest.approx(-logprobs.mean().item(), rel=1e-4)
     assert len(problem_ids([PROBLEM], tokenizer)[0]) == ids.shape[1] - 3
+
+
+def test_the_stored_study_is_whole_and_says_what_the_chapter_says():
+    stored = json.loads(tool.TABLE.read_text(encoding="utf-8"))
+    for part, names in tool.RUNS.items():
+        assert sorted((row["name"], row["seed"]) for row in stored[part]) == sorted(
+            (name, seed) for name in names for seed in tool.SEEDS)
+    assert 0.3 <= stored["base"][0]["right"][0] / stored["base"][0]["right"][1] <= 0.5
+    assert all(row["after"]["right"][0] >= 0.85 * row["after"]["right"][1] for row in stored["main"])
+    assert all(row["curve"][-1]["right"] < 0.1 < 4 < row["curve"][-1]["reward"] for row in stored["hole"])

@@ -7,7 +7,8 @@
 
 All runs begin with data/reasoner. main: GRPO as in the chapter. hole: the same with a reward that also pays for each
 step. equal: supervised training on worked examples, and rejection sampling, each for as
-many seconds of the processor as the first run of main took. tool: products, with the calculator and without.
+many seconds of the processor as the first run of main took. tool: products, with the calculator and without,
+first from examples and then by reward.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ SIZES = {"context_length": 80, "d_model": 64, "n_heads": 4, "n_layers": 3, "drop
 STEPS, LONGEST = (2, 3, 4), (5, 6)  # of the problems that are trained on, and of those that are kept out
 ENOUGH = 0.42  # of validation answers right: the base stops there
 BASE = {"max_steps": 2000, "learning_rate": 4e-3, "warmup_steps": 30, "final_fraction": 0.3, "weight_decay": 0.01}
+CALL_STEPS = 400  # of batches of examples, before the calculator is taught by reward
 IN_STEPS, BOXES, CALLS = 0.45, 0.1, 0.3  # shares: of stories with steps, of box problems, of these with calls
 GRPO = {"max_steps": 30, "prompts_per_step": 24, "group_size": 16, "max_new_tokens": 40, "learning_rate": 1e-3,
         "device": "cpu", "progress": False}
@@ -211,9 +213,20 @@ def supervised(seed: int, seconds: float) -> tuple[nn.Module, dict[str, Any]]:
     return model, {"steps": done, "seconds": round(time.process_time() - start, 1)}
 
 
-def calls_run(seed: int, steps: int = 15) -> dict[str, Any]:
-    """GRPO on products of one to three digits, with the calculator; then with and without it on one to six digits."""
+def called_examples(seed: int, n: int) -> list[tuple[str, str]]:
+    """Products, half of them with calls of the calculator."""
+    return [(problem.prompt, problem.with_calls() if number % 2 else problem.at_once())
+            for number, problem in enumerate(boxes(seed, n))]
+
+
+def calls_run(seed: int, steps: int = 20) -> dict[str, Any]:
+    """Examples of products of one to three digits, half with calls; then GRPO on such, with the calculator. Before and
+    after GRPO: one to six digits, with the calculator and without."""
     model, tokenizer = load_reasoner()
+    torch.manual_seed(seed)
+    config = TrainingConfig(CALL_STEPS, learning_rate=2e-3, warmup_steps=10, weight_decay=0.0, progress=False,
+                            device="cpu", precision="float32", eval_every=10**9)
+    train(model, Examples(called_examples, 60 + seed), response_loss, config)
     before = digits_right(model, tokenizer)
     problems = boxes(700 + seed, 1000)
     config = GRPOConfig(**{**GRPO, "max_steps": steps, "seed": seed, "stop_tokens": (tokenizer.end,)})

@@ -27,7 +27,7 @@ from .devices import chosen_device, whole_state, without_weights
 from .families import Family, family_named, family_of
 from .files import is_first, read_json, replace_file, sha256_of
 
-__all__ = ["build_config", "check_empty_folder", "check_own_folder", "describe_misfits", "load_model",
+__all__ = ["build_config", "check_empty_folder", "check_own_folder", "check_whole", "describe_misfits", "load_model",
            "publish", "read_configuration", "read_description", "read_weights", "save_model", "write_weights"]
 
 WEIGHTS_NAME = re.compile(r"model-([0-9a-f]{12})\.safetensors")
@@ -179,6 +179,21 @@ def describe_misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 
 # --- a model's folder, whole ---
 
+def check_whole(model: nn.Module) -> Family:
+    """The family of a model whose tensors are those of its configuration. Raises ValueError for one that was changed,
+    as by quantising it, and for a class that is not registered (see `llmbook.families`)."""
+    family = family_of(model)
+    if type(model).__name__ != family.name:  # a chapter's own copy of the class is as good
+        raise ValueError(f"the class {type(model).__name__} would come back as {family.name}: "
+                         "register_family(Family(...)) of llmbook.families first")
+    with without_weights():
+        described = family.build(model.config).state_dict()  # shapes only
+    if misfits := describe_misfits(described, model.state_dict()):
+        raise ValueError(f"this {family.name} is not what its config describes ({misfits}): save it before it is "
+                         "changed")
+    return family
+
+
 def save_model(model: nn.Module, folder: str | Path, layout: str = "llmbook") -> None:
     """Save a model with a dataclass `config` as `config.json` and one `model-<hash>.safetensors`.
 
@@ -189,15 +204,7 @@ def save_model(model: nn.Module, folder: str | Path, layout: str = "llmbook") ->
     ValueError if the model's tensors are not those of its configuration, as after quantising; if its class is not
     registered (see `llmbook.families`); for another layout.
     """
-    family, folder = family_of(model), Path(folder)
-    if type(model).__name__ != family.name:  # a chapter's own copy of the class is as good
-        raise ValueError(f"the class {type(model).__name__} would come back as {family.name}: "
-                         "register_family(Family(...)) of llmbook.families first")
-    with without_weights():
-        described = family.build(model.config).state_dict()  # shapes only
-    if misfits := describe_misfits(described, model.state_dict()):
-        raise ValueError(f"this {family.name} is not what its config describes ({misfits}): save it before it is "
-                         "changed")
+    family, folder = check_whole(model), Path(folder)
     if layout == "huggingface":
         check_empty_folder(folder)
         return family.find_layout().save(model, folder)

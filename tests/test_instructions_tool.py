@@ -5,9 +5,10 @@ import math
 
 import pytest
 
-from llmbook.book.story_tasks import STUDY_NAME
+from llmbook.book.story_tasks import STUDY_NAME, rule_answer
 from llmbook.book.storytelling import story_loss
 from llmbook.open_weights import load_pretrained
+from llmbook.storyworld import check_task, tasks
 from llmbook.storyworld.tasks import KEPT_OUT, KINDS
 from tests.support.repository import ROOT
 from tools import instructions as tool
@@ -16,7 +17,22 @@ from tools import instructions as tool
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "TABLE", tmp_path / "instructions.json")
+    monkeypatch.setattr(tool, "asked_tasks", lambda seen: {"right": [], "kept_out": []})
     return tool.Study(math.inf)
+
+
+def test_the_rules_are_asked_once_what_the_model_is_asked(study, monkeypatch):
+    some = list(tasks(4, 6, kinds=("where", "who_has")))
+    calls = []
+    monkeypatch.setattr(tool, "asked_tasks", lambda seen: calls.append(seen) or {"right": some, "kept_out": some[:2]})
+    monkeypatch.setattr(tool.Study, "run", lambda *run: None)
+    for _ in range(2):
+        study.go(("stories",))
+    assert calls == [tuple(KINDS)]
+    row = json.loads(tool.TABLE.read_text())["rules"][0]
+    right = sum(check_task(task, rule_answer(task)) for task in some)
+    assert sum(count for count, _ in row["right"].values()) == right > 0
+    assert {kind: of for kind, (_, of) in row["kept_out"].items()} == {"where": 1, "who_has": 1}
 
 
 def test_the_recipes_differ_in_the_stories_that_are_learned():
@@ -77,3 +93,4 @@ def test_the_stored_study_is_of_the_storyteller_that_is_shipped():
         assert row["story_loss_before"] == pytest.approx(measured, abs=2e-3), "the storyteller is another: run it again"
         assert sum(of for _, of in row["right"].values()) == tool.HELD_OUT_TASKS
         assert sum(of for _, of in row["kept_out"].values()) == tool.KEPT_OUT_TASKS
+    assert len(json.loads(path.read_text(encoding="utf-8"))["rules"]) == 1

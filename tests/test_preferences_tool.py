@@ -9,6 +9,7 @@ import torch
 
 from llmbook.book import preference_study
 from llmbook.book.preference_study import BETWEEN, calm_teller, told_by, told_stories
+from llmbook.files import data_folder
 from llmbook.preference_pairs import encode_answer
 from llmbook.preferences import RewardModel, preference_loss, reward_scores
 from llmbook.storyworld.tastes import taste
@@ -17,8 +18,12 @@ from tools import preferences as tool
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
+    """Tests tell no stories: those that are stored will do, whoever told them."""
     monkeypatch.setattr(tool, "TABLE", tmp_path / "preferences.json")
-    return tool.Study(math.inf)
+    monkeypatch.setattr(tool, "told_by", lambda: next(data_folder().glob("storyteller/model-*")).name)
+    study = tool.Study(math.inf)
+    study.prepare()
+    return study
 
 
 def test_grouped_votes_have_the_loss_of_their_pairs():
@@ -64,7 +69,10 @@ def test_each_run_is_written_and_another_call_goes_on(study, monkeypatch):
     for name in ("dpo_run", "reinforce_run"):
         monkeypatch.setattr(tool.Study, name, lambda self, **what: runs.append(tuple(what.items())) or {})
     tool.Study(math.inf).go(("rewards", "dpo", "few", "reinforce", "real"))
-    assert len(runs) == len(set(runs)) == 9 + 3 + 3 + 4 + 1
+    assert len(runs) == 9 + 3 + 3 + 4 + 1  # none of the five once more
+    stored = json.loads(tool.TABLE.read_text())
+    assert {part: len(rows) for part, rows in stored.items()} == {"rewards": 9, "dpo": 3, "few votes": 3,
+                                                                  "reinforce": 4, "real": 1}
 
 
 def test_a_new_storyteller_tells_its_own_stories_and_all_runs_are_made_again(tmp_path, monkeypatch):
@@ -78,10 +86,12 @@ def test_a_new_storyteller_tells_its_own_stories_and_all_runs_are_made_again(tmp
     monkeypatch.setattr(tool, "tell_stories", lambda model, tokenizer, n, *rest, **more: asked.append(n) or [
         f"Story {number}." for number in range(n)])
     study = tool.Study(math.inf)
+    study.prepare()
     assert asked == [1600] and told_by().startswith("model-") and told_by() != "model-old.safetensors"
+    assert json.loads(tool.TABLE.read_text())["dpo"] == []
     assert study.table["dpo"] == [] and study.table["real"] == [{"votes": 400}]
     assert study.training[0] == "Story 0." and len(study.training) == 1200 and len(study.test) == 400
-    tool.Study(math.inf)
+    tool.Study(math.inf).prepare()
     assert len(asked) == 1  # told once
 
 

@@ -3,15 +3,16 @@
     python tools/classifiers.py                 # everything, some twenty minutes on one core
     python tools/classifiers.py --seconds 100   # begin nothing after so many; the same command goes on
 
-The messages are cut into validation messages, three test parts that share no message, and a rest that is always for
-training (`llmbook.book.spam_study.spam_parts`). A seed has one test part; it learns from the other two and the rest:
+Three filters stand on a language model, two rivals count words or runs of characters. The messages are cut into
+validation messages, three test parts that share no message, and a rest that is always for training
+(`llmbook.book.spam_study.spam_parts`). A seed has one test part; it learns from the other two and the rest:
 from all spam there and three times as much ham ("all"), or from a few messages, half of them spam ("few"). The blocks
 of SmolLM2 below the last one compute their features once; these are kept in build/classifiers/.
 
-Settings are chosen for 100 and 400 labels, which stand for few and all, by the loss on the validation messages in which
-both classes count alike. A run on all messages keeps the probability of spam for each test message, so that whoever
-reads the table can judge it in any way; a run on few keeps how many test messages of each class it got right. Both keep
-the first of their probabilities, so that a test can compute them again.
+Settings (learning rate and epochs, or the rivals' C) are chosen for 100 and 400 labels, which stand for few and all, by
+the loss on the validation messages in which both classes count alike. A run on all messages keeps the probability of
+spam for each test message, so that whoever reads the table can judge it in any way; a run on few keeps how many test
+messages of each class it got right. Both keep the first of their probabilities, so that a test can compute them again.
 """
 
 from __future__ import annotations
@@ -19,14 +20,26 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from llmbook.book.adapters import train_adapter
-from llmbook.book.spam_study import FEW, STUDY_NAME, draw_labels, judge_spam, spam_messages, spam_parts, thin_ham
+from llmbook.book.spam_study import (
+    FEW,
+    RIVALS,
+    STUDY_NAME,
+    draw_labels,
+    judge_spam,
+    rival_filter,
+    spam_messages,
+    spam_parts,
+    thin_ham,
+)
 from llmbook.book.studies import KeptRuns, seconds_option, tell_whether_complete
 from llmbook.classification import (
     LengthBatches,
@@ -46,12 +59,13 @@ FEATURES = ROOT / "build" / "classifiers"
 LABELS = ["ham", "spam"]
 SEEDS = (0, 1, 2)
 CHOSEN_AT = {"few": 100, "all": 400}  # labels with which settings are chosen
-TRIED = {  # method -> (learning rate, epochs)
-    "frozen features": [(3e-4, 30), (1e-3, 30), (3e-3, 30), (1e-2, 30)],
-    "last block": [(1e-3, 3), (3e-3, 3)],
-    "adapters": [(3e-3, 3), (1e-2, 3)],
+TRIED: dict[str, list[dict[str, Any]]] = {  # method -> settings
+    **{name: [{"C": C} for C in (1, 10, 100, 1000, 10_000)] for name in RIVALS},
+    "frozen features": [{"learning_rate": rate, "epochs": 30} for rate in (3e-4, 1e-3, 3e-3, 1e-2)],
+    "last block": [{"learning_rate": rate, "epochs": 3} for rate in (1e-3, 3e-3)],
+    "adapters": [{"learning_rate": rate, "epochs": 3} for rate in (3e-3, 1e-2)],
 }
-METHODS = {"few": ("frozen features", "last block"), "all": tuple(TRIED)}
+METHODS = {"few": (*RIVALS, "frozen features", "last block"), "all": tuple(TRIED)}
 KEPT = 12  # probabilities that every run keeps
 
 
@@ -110,48 +124,55 @@ class Study(KeptRuns):
 
     def __init__(self, seconds: float):
         super().__init__(TABLE, ("choice", "few", "all"), seconds)
-        messages = spam_messages()
-        self.parts = [spam_parts(messages, seed) for seed in SEEDS]
-        self.model, tokenizer = load_pretrained("smollm2-135m-instruct", device="cpu", dtype=torch.float32)
-        self.features = Features(TextClassifier(self.model, 2, LABELS), tokenizer, list(messages["text"]), self.wait)
+        self.messages = spam_messages()
+        self.parts = [spam_parts(self.messages, seed) for seed in SEEDS]
 
-    def spam(self, method: str, training: pd.DataFrame, held_out: pd.DataFrame, learning_rate: float, epochs: int,
+    @cached_property
+    def features(self) -> Features:
+        """The model and what it computes, which the rivals do without."""
+        model, tokenizer = load_pretrained("smollm2-135m-instruct", device="cpu", dtype=torch.float32)
+        return Features(TextClassifier(model, 2, LABELS), tokenizer, list(self.messages["text"]), self.wait)
+
+    def spam(self, method: str, training: pd.DataFrame, held_out: pd.DataFrame, settings: dict[str, Any],
              seed: int) -> tuple[Tensor, int, float]:
         """Probabilities of spam (n,) of the held-out messages, how many weights were trained, and in how many seconds
         of the processor."""
         self.wait()
-        blocks, start = int(method != "frozen features"), time.process_time()
-        classifier = train_filter(method, self.model, self.features.prepared(training, blocks), learning_rate, epochs,
-                                  seed)
+        if method in RIVALS:
+            start = time.process_time()
+            rival = rival_filter(method, **settings).fit(training["text"], training["label"])
+            seconds = time.process_time() - start
+            return torch.tensor(rival.predict_proba(held_out["text"])[:, 1]), rival[-1].coef_.size + 1, seconds
+        blocks = int(method != "frozen features")
+        prepared, held = (self.features.prepared(frame, blocks) for frame in (training, held_out))
+        start = time.process_time()
+        classifier = train_filter(method, self.features.classifier.model, prepared, seed=seed, **settings)
         seconds = time.process_time() - start
-        held = self.features.prepared(held_out, blocks)
         trained = sum(p.numel() for p in classifier.parameters() if p.requires_grad)
         return class_probabilities(classifier, held, progress=False)[:, 1], trained, seconds
 
-    def settings(self, kind: str, method: str) -> tuple[float, int]:
-        """The learning rate and epochs with the lowest validation loss."""
+    def settings(self, kind: str, method: str) -> dict[str, Any]:
+        """Those with the lowest validation loss."""
         tried = [row for row in self.table["choice"] if (row["kind"], row["method"]) == (kind, method)]
         best = min(tried, key=lambda row: row["val_loss"])
-        return best["learning_rate"], best["epochs"]
+        return {name: best[name] for name in TRIED[method][0]}
 
     def choose(self, kind: str, method: str) -> None:
         drawn = draw_labels(self.parts[0]["training"], CHOSEN_AT[kind], seed=0)
         held_out = self.parts[0]["validation"]
-        done = {(row["kind"], row["method"], row["learning_rate"], row["epochs"]) for row in self.table["choice"]}
-        for rate, epochs in TRIED[method]:
-            if (kind, method, rate, epochs) not in done:
-                spam, _, _ = self.spam(method, drawn, held_out, rate, epochs, 0)
-                self.keep("choice", {"kind": kind, "method": method, "learning_rate": rate, "epochs": epochs,
-                                     "n": len(held_out),
-                                     "val_loss": round(balanced_loss(spam, is_spam(held_out)), 4)})
+        for settings in TRIED[method]:
+            row = {"kind": kind, "method": method, **settings, "n": len(held_out)}
+            if not any(row.items() <= kept.items() for kept in self.table["choice"]):
+                spam, _, _ = self.spam(method, drawn, held_out, settings, 0)
+                self.keep("choice", {**row, "val_loss": round(balanced_loss(spam, is_spam(held_out)), 4)})
 
     def run(self, kind: str, method: str, seed: int, labels: int | None = None) -> None:
         training, test = self.parts[seed]["training"], self.parts[seed]["test"]
         training = thin_ham(training, seed=seed) if labels is None else draw_labels(training, labels, seed)
-        rate, epochs = self.settings(kind, method)
-        spam, trained, seconds = self.spam(method, training, test, rate, epochs, seed)
-        row = {"method": method, "seed": seed, "labels": len(training), "learning_rate": rate, "epochs": epochs,
-               "trained": trained, "seconds": round(seconds, 1)}
+        settings = self.settings(kind, method)
+        spam, trained, seconds = self.spam(method, training, test, settings, seed)
+        row = {"method": method, "seed": seed, "labels": len(training), **settings, "trained": trained,
+               "seconds": round(seconds, 1)}
         whole = [round(1e4 * value) for value in spam.tolist()]
         if kind == "all":
             self.keep(kind, {**row, "spam": whole}, unprinted=["spam"])

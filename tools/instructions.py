@@ -9,6 +9,8 @@ without any story text to learn ("questions only"), or those of the chapter and 
 500 held-out tasks of the kinds it saw, 150 of those kept out, and the loss on held-out stories, before and after.
 Entries: SmolLM2-135M learns all training entries
 of data/instructions.json through adapters of rank 8. Learning rates are chosen first, by the loss on validation data.
+
+"rules" says how many of the tasks about stories a rule gets right that names what a story names most often.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 from torch import nn
 
 from llmbook.book.corpora import data_folder
-from llmbook.book.story_tasks import STUDY_NAME, answer_tasks, as_entry, right_by_kind
+from llmbook.book.story_tasks import STUDY_NAME, answer_tasks, as_entry, right_by_kind, rule_answer
 from llmbook.book.storytelling import story_loss
 from llmbook.book.studies import KeptRuns, seconds_option, tell_whether_complete
 from llmbook.instructions import (
@@ -38,7 +40,7 @@ from llmbook.instructions import (
 )
 from llmbook.lora import add_lora
 from llmbook.open_weights import load_pretrained
-from llmbook.storyworld import conversations, stories, tasks
+from llmbook.storyworld import Task, conversations, stories, tasks
 from llmbook.storyworld.tasks import KEPT_OUT, KINDS
 from llmbook.text import read_text
 from llmbook.training import next_token_loss
@@ -73,7 +75,7 @@ class Study(KeptRuns):
     """The runs; each is written as soon as it is done, and read from disk if an earlier call made it."""
 
     def __init__(self, seconds: float):
-        super().__init__(TABLE, ("choice", "stories", "entries"), seconds)
+        super().__init__(TABLE, ("choice", "stories", "entries", "rules"), seconds)
 
     def rate(self, part: str) -> float:
         """The learning rate with the lowest validation loss, which is measured first where it is missing."""
@@ -87,6 +89,9 @@ class Study(KeptRuns):
 
     def go(self, parts: tuple[str, ...]) -> None:
         if "stories" in parts:
+            if not self.table["rules"]:
+                self.keep("rules", {name: shares(asked, [rule_answer(task) for task in asked])
+                                    for name, asked in asked_tasks(tuple(KINDS)).items()})
             for recipe in RECIPES:
                 self.run("stories", "recipe", recipe, story_run)
         if "entries" in parts:
@@ -124,13 +129,21 @@ def story_run(recipe: str, seed: int, rate: float) -> dict[str, Any]:
     loss_before = story_loss(untouched, tokenizer, STORIES)[0]
     model, tokenizer, figures = story_training(recipe, seed, rate)
     seen = ASKED if recipe == "questions only" else tuple(KINDS)
-    some = list(tasks(TEST_SEED, HELD_OUT_TASKS, "test", kinds=seen))
-    others = list(tasks(TEST_SEED, KEPT_OUT_TASKS, "test", kinds=tuple(KEPT_OUT)))
-    for name, asked in (("right", some), ("kept_out", others)):
-        found = right_by_kind(asked, answer_tasks(model, tokenizer, asked))
-        figures[name] = {kind: [share.right, share.of] for kind, share in found.items()}
+    for name, asked in asked_tasks(seen).items():
+        figures[name] = shares(asked, answer_tasks(model, tokenizer, asked))
     return {**figures, "story_loss_before": round(loss_before, 4),
             "story_loss_after": round(story_loss(model, tokenizer, STORIES)[0], 4)}
+
+
+def asked_tasks(seen: tuple[str, ...]) -> dict[str, list[Task]]:
+    """The test tasks of the kinds that were learned, and of those that were not."""
+    return {"right": list(tasks(TEST_SEED, HELD_OUT_TASKS, "test", kinds=seen)),
+            "kept_out": list(tasks(TEST_SEED, KEPT_OUT_TASKS, "test", kinds=tuple(KEPT_OUT)))}
+
+
+def shares(asked: list[Task], answers: list[str]) -> dict[str, list[int]]:
+    """Kind -> [right answers, tasks]."""
+    return {kind: [share.right, share.of] for kind, share in right_by_kind(asked, answers).items()}
 
 
 def entry_training(seed: int, rate: float) -> tuple[nn.Module, Any, list[Any]]:

@@ -8,7 +8,7 @@ told: the 1,600 stories of data/told_stories.txt.gz, by the shipped storyteller.
 changed. rewards: reward models of 50, 500 and 5,000 votes on 1,200 of the stories, tested on 500 votes on the others
 and by the best of n of these. dpo: the storyteller trained on 500 votes, judged on 500
 pairs, sampled as before and at a lower temperature. few: the same on 30.
-reinforce: 25 steps against two of the reward models, with a price for the KL divergence and without. real: SmolLM2
+reinforce: 20 steps against two of the reward models, with a price for the KL divergence and without. real: SmolLM2
 answers short and without preamble, through an adapter; hours, and only when it is asked for. Settings were chosen by
 votes and stories of seeds that are not used here.
 """
@@ -16,6 +16,7 @@ votes and stories of seeds that are not used here.
 from __future__ import annotations
 
 import gzip
+import json
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -99,16 +100,21 @@ class Study(KeptRuns):
 
     def __init__(self, seconds: float):
         super().__init__(TABLE, PARTS, seconds)
+        self.judges: dict[tuple[int, int], RewardModel] = {}
+
+    def prepare(self) -> None:
+        """Read the stories; where they are not the shipped storyteller's, tell them and forget all runs on others."""
         weights = next(data_folder().joinpath("storyteller").glob("model-*.safetensors")).name
         if not TOLD.is_file() or told_by() != weights:
             self.wait()
             self.table = {part: [] if part != "real" else rows for part, rows in self.table.items()}
+            replace_file(TABLE, json.dumps(self.table).encode())
             tell_and_keep(weights)
         stories = told_stories()
         self.training, self.test = stories[:TRAINING], stories[TRAINING:]
-        self.judges: dict[tuple[int, int], RewardModel] = {}
 
     def go(self, parts: tuple[str, ...]) -> None:
+        self.prepare()
         if "rewards" in parts:
             for votes in VOTES:
                 self.run("rewards", self.reward_run, votes=votes)
@@ -167,8 +173,7 @@ class Study(KeptRuns):
         torch.manual_seed(seed)
         model, tokenizer = calm_teller()
         learned = PreferenceDataset(draw_votes(self.training, votes, 500 + seed), tokenizer, 512)
-        epochs = 1 if votes > 100 else 4
-        finetune_preferences(model, learned, epochs=epochs, seed=seed, **DPO, **QUICK)
+        finetune_preferences(model, learned, seed=seed, **(DPO if votes > 100 else FEW), **QUICK)
         told = tell_stories(model, tokenizer, 150, 1.0, seed=5000 + 1000 * seed)
         calmer = self.compared(tell_stories(model, tokenizer, 150, CALMER, seed=6000 + 1000 * seed), seed)
         return {**self.compared(told, seed), "kl": divergence(model, told), "calmer_preferred": calmer["preferred"],
@@ -195,8 +200,8 @@ class Study(KeptRuns):
 
         torch.manual_seed(seed)
         model, _ = calm_teller()
-        history = finetune_reinforce(model, tokenizer, reward, beta=beta, steps=25, batch_size=16, learning_rate=2e-4,
-                                     seed=seed, **QUICK)
+        history = finetune_reinforce(model, tokenizer, reward, beta=beta, steps=STEPS, batch_size=16,
+                                     learning_rate=2e-4, seed=seed, **QUICK)
         true = [sum(taste(text).score for text in texts) / len(texts) for texts in seen]
         late = [text for texts in seen[-5:] for text in texts]
         steady = judge_stories(late).consistent
@@ -209,7 +214,9 @@ class Study(KeptRuns):
                 "last_consistent": [steady.right, steady.of]}
 
 
-DPO = {"learning_rate": 3e-4, "batch_size": 8, "beta": 0.1}
+DPO = {"learning_rate": 2e-4, "batch_size": 8, "beta": 0.1}
+FEW = {"learning_rate": 3e-4, "batch_size": 4, "beta": 0.1, "epochs": 4}
+STEPS = 20
 CALMER = 0.6  # a temperature for the trained model: 0.3 of the storyteller's own
 
 

@@ -1,6 +1,6 @@
 """The storyteller, from a finished run to data/storyteller, and its figures.
 
-    llmbook pretrain data/storyteller/run.toml --out runs/storyteller   # about two and a half hours on one core
+    llmbook pretrain data/storyteller/run.toml --out runs/storyteller   # about three and a half hours, on one core
     python tools/storyteller.py pack runs/storyteller                   # the model, its tokenizer and its log
     python tools/storyteller.py judge                                   # 500 stories, read back
     python tools/storyteller.py skills runs/storyteller                 # what is learned when: skills.json

@@ -31,6 +31,8 @@ html_domain_indices = False
 html_show_sourcelink = False
 html_copy_source = False
 html_last_updated_fmt = None
+html_sidebars = {"**": ["sidebar/brand.html", "languages.html", "sidebar/search.html", "sidebar/scroll-start.html",
+                        "sidebar/navigation.html", "sidebar/scroll-end.html"]}
 html_theme_options = {
     "navigation_with_keys": True,
     "light_css_variables": {"color-brand-primary": "#005a8c", "color-brand-content": "#005a8c",

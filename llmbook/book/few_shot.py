@@ -113,8 +113,9 @@ def sign_test_of_pairs(before: Sequence[bool], after: Sequence[bool]) -> float:
     """
     if len(before) != len(after):
         raise ValueError(f"{len(before)} cases before and {len(after)} after: give the same cases in the same order")
-    gained = sum(b < a for b, a in zip(before, after))
-    changed = gained + sum(b > a for b, a in zip(before, after))
+    pairs = [(bool(b), bool(a)) for b, a in zip(before, after)]  # NumPy's integers would overflow in 2**changed
+    gained = sum(b < a for b, a in pairs)
+    changed = gained + sum(b > a for b, a in pairs)
     tail = sum(comb(changed, k) for k in range(max(gained, changed - gained), changed + 1)) / 2**changed
     return min(1.0, 2 * tail)
 

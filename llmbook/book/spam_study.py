@@ -17,18 +17,22 @@ from ..assets import fetch
 from ..classification import drop_repeats, read_labelled_texts, split_by_key
 from ..extras import load_extra
 from .few_shot import share_interval
-from .figures import BLUE, GREEN, GREY, ORANGE
+from .figures import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 if TYPE_CHECKING:
     import pandas as pd
+    from sklearn.pipeline import Pipeline
 
-__all__ = ["FEW", "FOLDS", "STUDY_NAME", "Judged", "calibration_bins", "draw_calibration",
-           "draw_few_labels", "draw_labels", "filter_study", "judge_spam", "spam_messages", "spam_parts", "thin_ham"]
+__all__ = ["FEW", "FOLDS", "RIVALS", "STUDY_NAME", "Judged", "calibration_bins", "draw_calibration",
+           "draw_few_labels", "draw_labels", "filter_study", "judge_spam", "rival_filter", "spam_messages",
+           "spam_parts", "thin_ham"]
 
 STUDY_NAME = "classifiers.json"  # tools/classifiers.py writes it
 FOLDS = (0.1, 0.2, 0.2, 0.2, 0.3)  # validation; the test messages of seeds 0, 1 and 2; always for training
 FEW = (20, 50, 100, 200, 400)  # labels, in the study of few labels
-COLOURS = {"bag of words": GREY, "frozen features": GREEN, "last block": BLUE, "adapters": ORANGE}
+RIVALS = ("bag of words", "runs of characters")  # filters without a language model
+COLOURS = {"bag of words": GREY, "runs of characters": PURPLE, "frozen features": GREEN, "last block": BLUE,
+           "adapters": ORANGE}
 
 
 # --- the messages ------------------------------------------------------------------------------------------------
@@ -64,6 +68,22 @@ def draw_labels(frame: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
         raise ValueError(f"n is {n}: give an even number, at least 2, since half is drawn of each label")
     drawn = frame.groupby("label").sample(n=n // 2, random_state=seed)
     return drawn.sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+def rival_filter(name: str, C: float) -> Pipeline:
+    """A filter without a language model, untrained: logistic regression on counts. `fit(texts, labels)` trains it.
+
+    Args:
+        name: "bag of words" counts words; "runs of characters" weighs runs of one to four characters by tf-idf.
+        C: how far the weights may go from 0, the larger the farther. Raises ValueError for another name.
+    """
+    if name not in RIVALS:
+        raise ValueError(f"the filter is {name!r}: it must be one of {', '.join(RIVALS)}")
+    text = load_extra("sklearn.feature_extraction.text")
+    counts = (text.CountVectorizer(token_pattern=r"\w+") if name == "bag of words" else
+              text.TfidfVectorizer(analyzer="char", ngram_range=(1, 4)))
+    regression = load_extra("sklearn.linear_model").LogisticRegression(C=C, max_iter=1000)
+    return load_extra("sklearn.pipeline").make_pipeline(counts, regression)
 
 
 # --- judging -----------------------------------------------------------------------------------------------------
@@ -155,7 +175,8 @@ def calibration_bins(spam: Sequence[float], is_spam: Sequence[bool], edges: Sequ
 def filter_study() -> dict[str, pd.DataFrame]:
     """What tools/classifiers.py measured, as tables, one row a run.
 
-    "choice": method, labels, learning_rate, epochs, val_loss. "few": method, seed, labels, caught, spam, passed, ham.
+    "choice": kind, method, its settings (learning_rate and epochs, or C for `RIVALS`), n, val_loss. "few": method,
+    seed, labels, caught, spam, passed, ham.
     "all": method, seed, labels, trained (parameters), spam, an array of the probabilities of spam of the seed's test
     messages in the order of `spam_parts`. Raises FileNotFoundError if it has not been run.
     """
@@ -188,11 +209,12 @@ def draw_few_labels(rows: pd.DataFrame) -> Axes:
 def draw_calibration(bins: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """The groups of `calibration_bins`: share of spam against what was said, with its interval and the counts."""
     ax = plt.subplots(figsize=(4.6, 4))[1] if ax is None else ax
-    ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="as right as sure")
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfect calibration")
     ends = np.stack([bins["true"] - bins["low"], bins["high"] - bins["true"]]).clip(min=0)
     ax.errorbar(bins["said"], bins["true"], ends, fmt="o", color=BLUE, capsize=3, label="test messages, 95 %")
     for _, row in bins.iterrows():
         ax.annotate(f"{row['n']:,.0f}", (row["said"], row["true"]), xytext=(6, -12), textcoords="offset points")
-    ax.set(xlabel="probability of spam, as said", ylabel="share of spam among them")
+    ax.set(xlabel="probability of spam, as said", ylabel="share of spam among them", xlim=(-0.03, 1.14),
+           ylim=(-0.1, 1.06))  # room for the counts
     ax.legend(loc="upper left")
     return ax

@@ -72,6 +72,7 @@ def make_parser(version: str) -> Parser:
     _generate(command)
     _chat(command)
     _serve(command)
+    _export(command)
     return parser
 
 
@@ -151,6 +152,24 @@ def _serve(command: Callable[..., Parser]) -> None:
                      "the server is called; may be repeated")
     one.set_defaults(compile=False)
     _weight_flags(one)
+
+
+def _export(command: Callable[..., Parser]) -> None:
+    one = command("export", "Write a model so that other programs run it.", "llmbook export --model runs/assistant "
+                  "--to gguf --quantization Q8_0 assistant.gguf")
+    one.add_argument("target", metavar="FOLDER_OR_FILE", help="an empty or new folder; for --to gguf also a new file, "
+                     "name.gguf")
+    _model_flags(one)
+    one.add_argument("--to", choices=("huggingface", "gguf"), default="huggingface", help="a folder for transformers "
+                     "(if not given), or a file for llama.cpp and Ollama")
+    one.add_argument("--quantization", metavar="NAME", help="the number format of a GGUF file's matrices: F32, F16 (if "
+                     "not given), BF16, Q8_0, Q4_0 or Q4_1")
+    one.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="the number "
+                     "format of the weights in a folder (float32)")
+    one.add_argument("--adapter", metavar="FOLDER", help="of LoRA, to be merged into the weights first")
+    one.add_argument("--name", help="of the model; that of the folder or file if not given")
+    one.add_argument("--about", default="", metavar="TEXT", help="what the model's card says of it")
+    one.add_argument("--licence", default="", metavar="NAME", help="its licence, such as apache-2.0")
 
 
 def _training_flags(added: Parser) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..gemma import GemmaConfig
 from .configs import Fraction, RotarySettings, Settings, Size, read_settings
 from .gguf import GGUFCheckpoint
-from .layouts import Layout, TensorNames
-from .llama import ATTENTION_NAMES, Base, LlamaMetadata, part_rows, read_metadata
+from .layouts import GGUFHeader, Layout, TensorNames
+from .llama import ATTENTION_NAMES, Base, LlamaMetadata, part_rows, read_metadata, rope_in_gguf
 
 __all__ = ["LAYOUT"]
 
@@ -141,8 +141,34 @@ def _less_one(name: str, part: int, rows: Tensor, config: GemmaConfig) -> None:
         rows -= 1
 
 
+def _plus_one(name: str, part: int, rows: Tensor, config: GemmaConfig) -> None:
+    if name.endswith("norm.weight"):
+        rows += 1
+
+
+def _to_gguf(config: GemmaConfig) -> GGUFHeader:
+    """llama.cpp knows by heart which layers are global, and how attention is scaled."""
+    if config.global_layers != (sixths := tuple(range(5, config.n_layers, 6))):
+        raise ValueError(f"global_layers = {config.global_layers}: llama.cpp has only {sixths}; export "
+                         "to='huggingface'")
+    if config.n_layers == 62 or abs(config.attention_scale * config.d_head**0.5 - 1) > 1e-6:
+        raise ValueError(f"attention_scale = {config.attention_scale} and n_layers = {config.n_layers}: llama.cpp has "
+                         "only 1 / sqrt(d_head), and another for 62 layers; export to='huggingface'")
+    rope, factors = rope_in_gguf(config)
+    if factors:
+        raise ValueError(f"rope_scaling = {config.rope_scaling!r:.60}: llama.cpp's Gemma has only linear scaling; "
+                         "export to='huggingface'")
+    return GGUFHeader("gemma3", {
+        "context_length": config.context_length, "embedding_length": config.d_model, "block_count": config.n_layers,
+        "feed_forward_length": config.d_hidden, "attention.head_count": config.n_heads,
+        "attention.head_count_kv": config.n_kv_heads, "attention.key_length": config.d_head,
+        "attention.value_length": config.d_head, "attention.layer_norm_rms_epsilon": float(config.norm_eps),
+        "attention.sliding_window": config.window, "rope.freq_base_swa": float(config.local_rope_base), **rope})
+
+
 _TENSORS = TensorNames(_NAMES, part_rows)
 LAYOUT = Layout(_TENSORS, _from_hugging_face, _to_hugging_face,
-                gguf=lambda config, architecture: _TENSORS.in_gguf(architecture, config.n_layers, adjust=_less_one),
-                config_from_gguf=_from_gguf)
+                gguf=lambda config, architecture: _TENSORS.in_gguf(architecture, config.n_layers, adjust=_less_one,
+                                                                   adjust_back=_plus_one),
+                config_from_gguf=_from_gguf, config_to_gguf=_to_gguf)
 """Where everything of a Gemma is in other people's files."""

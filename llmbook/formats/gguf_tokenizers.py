@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .pretrained_tokenizer import PretrainedTokenizer, check_size
 from .tokenizer_descriptions import Description, byte_alphabet
 
-__all__ = ["tokenizer_of_gguf"]
+__all__ = ["PIECES", "Pieces", "TokenKind", "tokenizer_of_gguf"]
 
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # values of tokenizer.ggml.token_type; 1 is normal, 5 unused, 6 a byte
 
-# Regular expressions of the pieces that are merged on their own, by the names in tokenizer.ggml.pre.
+class TokenKind(IntEnum):
+    """The values of tokenizer.ggml.token_type."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+class Pieces(NamedTuple):
+    """How llama.cpp cuts a text before it merges.
+
+    Args:
+        pattern: a regular expression of the pieces; None: GPT-2's own; "digits": that, with digits one by one.
+        ignores_merges: whether a piece that is a token is taken as it is.
+    """
+
+    pattern: str | None
+    ignores_merges: bool = False
+
+
+# Regular expressions of the pieces that are merged on their own.
 _LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 _QWEN2 = _LLAMA3.replace("{1,3}", "")
@@ -22,9 +45,12 @@ _WORDS = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+END|[^\r\n\p{{L}}\p{{N}}]?{_
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT4O = _WORDS.replace("END", "(?i:'s|'t|'re|'ve|'m|'ll|'d)?") + r"|\p{N}{1,3}" + _REST
 _TEKKEN = _WORDS.replace("END", "") + r"|\p{N}" + _REST
-_PIECES: dict[str, str | None] = {  # None: GPT-2's own
-    "gpt-2": None, "smollm": "digits", "llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3,
-    "falcon3": _LLAMA3, "qwen2": _QWEN2, "deepseek-r1-qwen": _QWEN2, "gpt-4o": _GPT4O, "tekken": _TEKKEN}
+_OF_LLAMA3 = Pieces(_LLAMA3, ignores_merges=True)
+PIECES: dict[str, Pieces] = {
+    "gpt-2": Pieces(None), "smollm": Pieces("digits"), "llama-bpe": _OF_LLAMA3, "llama3": _OF_LLAMA3,
+    "llama-v3": _OF_LLAMA3, "falcon3": _OF_LLAMA3, "qwen2": Pieces(_QWEN2), "deepseek-r1-qwen": Pieces(_QWEN2),
+    "gpt-4o": Pieces(_GPT4O), "tekken": Pieces(_TEKKEN)}
+"""By the names in tokenizer.ggml.pre."""
 
 
 class WeightFile(Protocol):
@@ -48,16 +74,16 @@ def tokenizer_of_gguf(file: WeightFile, vocab_size: int | None = None) -> Pretra
     try:
         tokens = _tokens(data)
         kind, pre = data.get("model"), data.get("pre", "gpt-2")
-        if kind == "gpt2" and pre in _PIECES:
+        if kind == "gpt2" and pre in PIECES:
             content = _byte_level(data, tokens, pre)
         elif kind == "llama":
             gemma = str(file.metadata.get("general.architecture", "")).startswith("gemma")
             content = _sentencepiece(data, tokens, gemma)
         else:
             raise ValueError(f"its tokenizer ({kind!r}, {pre!r}) is not supported (only 'llama', and 'gpt2' with "
-                             f"{', '.join(_PIECES)}): load the model's Hugging Face folder instead")
+                             f"{', '.join(PIECES)}): load the model's Hugging Face folder instead")
         named = {name: tokens[number] for name, number in _named(data, len(tokens)).items()}
-        adds_bos = data.get("add_bos_token", kind == "llama" or _PIECES.get(pre) == _LLAMA3)
+        adds_bos = data.get("add_bos_token", kind == "llama" or PIECES.get(pre) == _OF_LLAMA3)
         description = Description(content)
         prefix = [tokens.index(named["bos_token"])] if adds_bos and "bos_token" in named else []
         ends = [number for name in ("eos", "eot", "eom")
@@ -108,13 +134,13 @@ def _kinds(data: Mapping[str, Any], count: int) -> list[int]:
     if "token_type" in data:
         return _list(data, "token_type", count, int)
     special = set(_named(data, count).values())
-    return [_CONTROL if number in special else 1 for number in range(count)]
+    return [TokenKind.CONTROL if number in special else 1 for number in range(count)]
 
 
 def _added(tokens: Sequence[str], kinds: Sequence[int]) -> list[dict[str, Any]]:
-    return [{"content": token, "id": number, "special": kind != _USER_DEFINED, "normalized": False}
+    return [{"content": token, "id": number, "special": kind != TokenKind.USER_DEFINED, "normalized": False}
             for number, (token, kind) in enumerate(zip(tokens, kinds))
-            if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED) and token]
+            if kind in (TokenKind.UNKNOWN, TokenKind.CONTROL, TokenKind.USER_DEFINED) and token]
 
 
 def _vocabulary(tokens: Sequence[str]) -> dict[str, int]:
@@ -137,7 +163,7 @@ def _byte_level(data: Mapping[str, Any], tokens: Sequence[str], pre: str) -> dic
     spelled = [token if kind != 1 or alphabet.issuperset(token) else
                "".join(spelling[byte] for byte in token.encode()) for token, kind in zip(tokens, kinds)]
     bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    cut, pieces = [], _PIECES[pre]
+    cut, (pieces, ignores_merges) = [], PIECES[pre]
     if pieces == "digits":
         cut = [{"type": "Digits", "individual_digits": True}]
     elif pieces:
@@ -147,7 +173,7 @@ def _byte_level(data: Mapping[str, Any], tokens: Sequence[str], pre: str) -> dic
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*cut, last]}, "post_processor": None,
             "decoder": {**bytes_, "use_regex": True},
             "model": {"type": "BPE", "vocab": _vocabulary(spelled), "merges": merges,
-                      "ignore_merges": pieces == _LLAMA3}}
+                      "ignore_merges": ignores_merges}}
 
 
 def _sentencepiece(data: Mapping[str, Any], tokens: Sequence[str], gemma: bool) -> dict[str, Any]:

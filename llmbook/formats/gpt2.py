@@ -12,7 +12,7 @@ from torch import Tensor
 from ..gpt import GPTConfig
 from .configs import Settings, Size, read_settings
 from .gguf import GGUFCheckpoint
-from .layouts import Layout, TensorNames
+from .layouts import GGUFHeader, Layout, TensorNames
 
 __all__ = ["LAYOUT"]
 
@@ -109,8 +109,18 @@ def _from_gguf(checkpoint: GGUFCheckpoint, architecture: str) -> GPTConfig:
                      found.head_count, found.block_count, dropout=0.0, qkv_bias=True)
 
 
+def _to_gguf(config: GPTConfig) -> GGUFHeader:
+    """llama.cpp's GPT-2 always has biases of queries, keys and values."""
+    none = {} if config.qkv_bias else {f"blk.{layer}.attn_qkv.bias": torch.zeros(3 * config.d_model)
+                                       for layer in range(config.n_layers)}
+    return GGUFHeader("gpt2", {
+        "context_length": config.context_length, "embedding_length": config.d_model, "block_count": config.n_layers,
+        "feed_forward_length": 4 * config.d_model, "attention.head_count": config.n_heads,
+        "attention.layer_norm_epsilon": 1e-5}, none)
+
+
 _TENSORS = TensorNames(_NAMES, transposed=_TURNED)
 LAYOUT = Layout(_TENSORS, _from_hugging_face, _to_hugging_face,
                 gguf=lambda config, architecture: _TENSORS.in_gguf(architecture, config.n_layers),
-                config_from_gguf=_from_gguf, complete=_add_biases)
+                config_from_gguf=_from_gguf, complete=_add_biases, config_to_gguf=_to_gguf)
 """Where everything of a GPT-2 is in other people's files."""

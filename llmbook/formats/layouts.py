@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..devices import whole_state
 from ..files import is_first, replace_file
 from .weight_files import WeightFile
 
-__all__ = ["Layout", "TensorNames", "load_state"]
+__all__ = ["GGUFHeader", "Layout", "TensorNames", "load_state"]
 
 # Tensors that older files hold beside the weights: attention masks and rotary frequencies.
 _NO_WEIGHTS = re.compile(r"(?:^|\.)attn\.(bias|masked_bias)$|rotary_emb\.inv_freq$|^rope_freqs\.weight$")
@@ -36,6 +36,7 @@ class TensorNames:
         transposed: our names, with "{}", of matrices that lie the other way round there, (in, out).
         output: their name of the output layer. If it is stored though our model uses the embedding, it must equal it.
         adjust: `adjust(our name, number of the part, its rows, config)` changes rows in place, once they are read.
+        adjust_back: the way back, in place on a copy, before rows are written.
         rename: turns a name of the table into the one in the file.
     """
 
@@ -44,6 +45,7 @@ class TensorNames:
     transposed: frozenset[str] = frozenset()
     output: str = "lm_head.weight"
     adjust: Callable[[str, int, Tensor, Any], None] | None = None
+    adjust_back: Callable[[str, int, Tensor, Any], None] | None = None
     rename: Callable[[str], str] | None = None
 
     def in_gguf(self, architecture: str, n_layers: int, **changes: Any) -> TensorNames:
@@ -68,6 +70,33 @@ class TensorNames:
         """Whether our matrix `name` is stored as (in, out)."""
         return _pattern(name)[0] in self.transposed
 
+    def written(self, state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+        """Our tensors under their names, cut into their parts, as they are to be written. Most share our memory."""
+        found: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            sources = self.parts(name, tensor.shape, config)
+            rows = tensor.split([count for _, count in sources])
+            for place, ((source, _), part) in enumerate(zip(sources, rows, strict=True)):
+                if self.adjust_back is not None:
+                    self.adjust_back(_pattern(name)[0], place, part := part.clone(), config)
+                found[source] = (part.T if self.lies_turned(name) else part).contiguous()
+        return found
+
+
+@dataclass(frozen=True)
+class GGUFHeader:
+    """What a GGUF file says of a model beside its weights.
+
+    Args:
+        architecture: `general.architecture`, the program that llama.cpp computes it with.
+        settings: name without the architecture's -> value; its type is the type in the file.
+        tensors: what stands beside the model's own, such as factors of the rotary frequencies.
+    """
+
+    architecture: str
+    settings: Mapping[str, int | float | str | bool]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -81,6 +110,8 @@ class Layout:
         gguf: `gguf(config, architecture)` gives the names in a GGUF file; None if no such files are read.
         config_from_gguf: turns a `GGUFCheckpoint` and its architecture into our configuration.
         complete: changes the tensors that are about to be written for Hugging Face, such as adding biases of zero.
+        config_to_gguf: turns our configuration into a `GGUFHeader`; raises ValueError for what llama.cpp does not
+            compute. None if no such files are written.
     """
 
     hugging_face: TensorNames
@@ -89,6 +120,7 @@ class Layout:
     gguf: Callable[[Any, str], TensorNames] | None = None
     config_from_gguf: Callable[[Any, str], Any] | None = None
     complete: Callable[[dict[str, Tensor], Any], None] | None = None
+    config_to_gguf: Callable[[Any], GGUFHeader] | None = None
 
     def save(self, model: nn.Module, folder: str | Path) -> None:
         """Save a model so that the transformers library loads it: config.json and model.safetensors.
@@ -101,12 +133,7 @@ class Layout:
         for name in ("config.json", "model.safetensors"):
             if is_first() and (folder / name).exists():  # another process may come here after the first has written
                 raise FileExistsError(f"{folder / name} exists: give an empty folder")
-        state: dict[str, Tensor] = {}
-        for name, tensor in whole_state(model).items():
-            sources = self.hugging_face.parts(name, tensor.shape, model.config)
-            turned = self.hugging_face.lies_turned(name)
-            for (source, _), part in zip(sources, tensor.split([rows for _, rows in sources]), strict=True):
-                state[source] = (part.T if turned else part).contiguous()
+        state = self.hugging_face.written(whole_state(model), model.config)
         if self.complete is not None:
             self.complete(state, model.config)
         if not is_first():

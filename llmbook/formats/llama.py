@@ -10,11 +10,12 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from ..llama import LlamaConfig
+from ..rotary_scaling import scale_frequencies
 from .configs import Fraction, RotarySettings, Settings, Size, read_settings
 from .gguf import GGUFCheckpoint
-from .layouts import Layout, TensorNames
+from .layouts import GGUFHeader, Layout, TensorNames
 
-__all__ = ["ATTENTION_NAMES", "LAYOUT", "part_rows"]
+__all__ = ["ATTENTION_NAMES", "LAYOUT", "part_rows", "rope_in_gguf"]
 
 Base = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 Activation = Literal["silu", "swish"]  # two names of one function
@@ -308,11 +309,66 @@ def _untangle(name: str, part: int, rows: Tensor, config: LlamaConfig) -> None:
         rows.copy_(pairs.transpose(1, 2).reshape(rows.shape))
 
 
+def _tangle(name: str, part: int, rows: Tensor, config: LlamaConfig) -> None:
+    """The way back."""
+    if ".qkv." in name and part < 2:
+        halves = rows.view(-1, 2, config.d_head // 2, *rows.shape[1:])
+        rows.copy_(halves.transpose(1, 2).reshape(rows.shape))
+
+
 def _gguf_names(config: LlamaConfig, architecture: str) -> TensorNames:
     tangled = architecture in ("llama", "smollm3")
-    return _TENSORS.in_gguf(architecture, config.n_layers, adjust=_untangle if tangled else None)
+    both = {"adjust": _untangle, "adjust_back": _tangle} if tangled else {}
+    return _TENSORS.in_gguf(architecture, config.n_layers, **both)
+
+
+def _to_gguf(config: LlamaConfig) -> GGUFHeader:
+    """The architecture of llama.cpp that computes what a configuration says, and its settings."""
+    layers = range(config.n_layers)
+    if any((window := config.window_of(layer)) is not None and window < config.context_length for layer in layers):
+        raise ValueError(f"window = {config.window}: llama.cpp computes no window in a Llama; give window=None, or "
+                         "export to='huggingface'")
+    biases, plain = (config.qkv_bias, config.out_bias), tuple(config.no_rope_layers)
+    fourth = tuple(range(3, config.n_layers, 4))
+    kind = None
+    if not plain:
+        kind = "qwen3" if config.qk_norm else "qwen2" if biases == (True, False) else "llama"
+    elif plain == fourth and not config.qk_norm:
+        kind = "smollm3"
+    if kind is None or kind in ("qwen3", "smollm3") and any(biases) or biases == (False, True):
+        said = {"qkv_bias": biases[0], "out_bias": biases[1], "qk_norm": config.qk_norm, "no_rope_layers": plain}
+        raise ValueError(", ".join(f"{name} = {value}" for name, value in said.items()) + ": no architecture of "
+                         "llama.cpp has that together; save it with layout='llmbook'")
+    rope, factors = rope_in_gguf(config)
+    if factors and kind != "llama":
+        raise ValueError(f"rope_scaling = {config.rope_scaling!r:.60}: llama.cpp's {kind} has only linear scaling; "
+                         "export to='huggingface'")
+    return GGUFHeader(kind, {
+        "context_length": config.context_length, "embedding_length": config.d_model, "block_count": config.n_layers,
+        "feed_forward_length": config.d_hidden, "vocab_size": config.vocab_size,
+        "attention.head_count": config.n_heads, "attention.head_count_kv": config.n_kv_heads,
+        "attention.key_length": config.d_head, "attention.value_length": config.d_head,
+        "attention.layer_norm_rms_epsilon": float(config.norm_eps), **rope}, factors)
+
+
+def rope_in_gguf(config: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """How positions turn, as settings of a GGUF file, and the factors of the frequencies if they take a tensor."""
+    scaling = dict(config.rope_scaling or {})
+    settings = {"rope.dimension_count": config.d_head, "rope.freq_base": float(config.rope_base)}
+    kind = scaling.get("rope_type", "default")
+    if kind == "linear":
+        return {**settings, "rope.scaling.type": "linear", "rope.scaling.factor": float(scaling["factor"])}, {}
+    if kind == "default":
+        return settings, {}
+    if kind == "factors":
+        factors = torch.tensor(scaling["factors"], dtype=torch.float32)
+    else:  # by their names, llama.cpp would compute some of them otherwise
+        angles = config.rope_base ** (-torch.arange(0, config.d_head, 2, dtype=torch.float64) / config.d_head)
+        factors = (angles / scale_frequencies(angles, scaling)).float()
+    return settings, {"rope_freqs.weight": factors}
 
 
 _TENSORS = TensorNames(_NAMES, part_rows)
-LAYOUT = Layout(_TENSORS, _from_hugging_face, _to_hugging_face, _gguf_names, _from_gguf)
+LAYOUT = Layout(_TENSORS, _from_hugging_face, _to_hugging_face, _gguf_names, _from_gguf,
+                config_to_gguf=_to_gguf)
 """Where everything of a Llama is in other people's files."""

@@ -19,7 +19,7 @@ import tokenizers as hub
 from ..tokenizing import encode_text
 from .tokenizer_descriptions import Description, byte_alphabet
 
-__all__ = ["EncodingRunner", "HubRunner", "Runner"]
+__all__ = ["EncodingRunner", "GPT2_PIECES", "HubRunner", "Runner", "SMOLLM_PIECES", "pieces_of"]
 
 # How a byte-level tokenizer cuts text into pieces before it merges bytes inside each of them.
 GPT2_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -85,7 +85,7 @@ class HubRunner:
         self._names = {number: f"\ufdd2{secrets.token_hex(8)}\ufdd3" for number in self.special.values()}
         self._runner = _open(description, {token: self._names[number] for token, number in self.special.items()})
         self._bytes, self.drops_first_space = _spelling(description)
-        self._seen, self._quick = 0, None if _pieces_of(description) else False
+        self._seen, self._quick = 0, None if pieces_of(description) else False
 
     def encode(self, parts: Sequence[str | int]) -> list[int]:
         self._seen += sum(len(part) for part in parts if isinstance(part, str))
@@ -233,7 +233,7 @@ class _Quick:
         merger = hub.models.BPE(vocabulary, description.merges)
         if any([part.id for part in merger.tokenize(token)] != [number] for token, number in plain.items()):
             return None
-        return cls(description, _pieces_of(description))
+        return cls(description, pieces_of(description))
 
     def gives_the_same(self, text: str) -> bool:
         if self._other and self._other.search(text) or any(token in text for token in self._user_defined):
@@ -259,7 +259,7 @@ def _characters_with(missing: Sequence[int]) -> re.Pattern[str] | None:
     return re.compile(f"[{ascii_ones}]") if ascii_ones else None
 
 
-def _pieces_of(description: Description) -> str | None:
+def pieces_of(description: Description) -> str | None:
     """The regular expression of a byte-level BPE's pieces; None if more happens than cutting and merging."""
     content, model = description.content, description.content["model"]
     before, normalizer = content.get("pre_tokenizer"), content.get("normalizer")

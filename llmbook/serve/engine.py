@@ -120,7 +120,7 @@ class Engine:
         model, tokenizer: as `load_pretrained` gives them.
         rows: requests that are answered at the same time.
         waiting: requests that may wait beyond those; more are refused with `Busy`.
-        prefix_tokens: tokens that are remembered for texts that begin alike; 0 for none.
+        prefix_bytes: memory for what was read, for texts that begin alike; 0 for none.
         context: the longest text, prompt and answer; the model's context_length if None.
 
     `submit` may be called from any thread; the listener is called in the engine's own. The engine is a context manager:
@@ -130,8 +130,8 @@ class Engine:
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, rows: int = 8, waiting: int = 64,
-                 prefix_tokens: int = 8192, context: int | None = None):
-        for name, number, least in (("rows", rows, 1), ("waiting", waiting, 0), ("prefix_tokens", prefix_tokens, 0)):
+                 prefix_bytes: int = 2**28, context: int | None = None):
+        for name, number, least in (("rows", rows, 1), ("waiting", waiting, 0), ("prefix_bytes", prefix_bytes, 0)):
             if number < least:
                 raise ValueError(f"{name} is {number}: it must be at least {least}")
         most = model.config.context_length
@@ -139,13 +139,13 @@ class Engine:
             raise ValueError(f"context is {context:,}: it must be 2 to {most:,}, the model's context_length")
         self.model, self.tokenizer = model, tokenizer
         self.context, self.most_waiting = context or most, waiting
-        self.rows, self.prefixes = Rows(model, rows), Prefixes(prefix_tokens)
+        self.rows, self.prefixes = Rows(model, rows), Prefixes(prefix_bytes)
         self.device = next(model.parameters()).device
         self._inbox: deque[Job] = deque()
         self._active: list[Job] = []  # one for each row
         self._reading: Job | None = None
         self._state = threading.Condition()
-        self._closing, self._nudged = False, False
+        self._closing = False
         self._seconds = 1.0  # that a request takes, on average
         self._thread = threading.Thread(target=self._run, name="llmbook-engine", daemon=True)
 
@@ -224,7 +224,6 @@ class Engine:
 
     def _wake(self) -> None:
         with self._state:
-            self._nudged = True
             self._state.notify_all()
 
     @torch.inference_mode()
@@ -265,7 +264,6 @@ class Engine:
                     self._end(job, "cancelled" if job.cancelled else "length")
                 if self._inbox or self._active or self._reading:
                     return True
-                self._nudged = False
                 self._state.wait()
             return False
 
@@ -339,7 +337,7 @@ class Engine:
         job.over = True
         if job in self._active:
             row = self._active.index(job)
-            if self.prefixes.most_tokens and reason in ("stop", "length"):
+            if self.prefixes.most_bytes and reason in ("stop", "length"):
                 self.prefixes.keep(job.ids, *self.rows.copy_of(row))
             self.rows.leave(row)
             self._active[row] = self._active[-1]

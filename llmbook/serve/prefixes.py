@@ -17,30 +17,31 @@ class Prefixes:
     """Keys and values of texts that were read, the latest used last.
 
     Args:
-        most_tokens: kept in all; the texts that were not used for longest go first. 0 keeps nothing.
+        most_bytes: kept in all; the texts that were not used for longest go first. 0 keeps nothing.
 
     Only exact ids count: what is reused is what would have been computed, up to rounding.
     """
 
-    def __init__(self, most_tokens: int):
-        self.most_tokens = most_tokens
+    def __init__(self, most_bytes: int):
+        self.most_bytes = most_bytes
         self._texts: OrderedDict[tuple[int, ...], tuple[Tensor, Tensor]] = OrderedDict()
 
     @property
-    def tokens(self) -> int:
-        """Tokens that are kept now."""
-        return sum(map(len, self._texts))
+    def size(self) -> int:
+        """Bytes that are kept now."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self._texts.values())
 
     def keep(self, ids: Sequence[int], keys: Tensor, values: Tensor) -> None:
         """Note what was read of `ids`: keys and values, each (n_layers, 1, n_heads, tokens, d_head). A text that
         begins this one goes: the longer one holds it."""
         ids = tuple(ids[: keys.shape[3]])
-        if not 0 < len(ids) <= self.most_tokens or any(text[: len(ids)] == ids for text in self._texts):
+        too_large = keys.nbytes + values.nbytes > self.most_bytes
+        if not ids or too_large or any(text[: len(ids)] == ids for text in self._texts):
             return
         for text in [text for text in self._texts if ids[: len(text)] == text]:
             del self._texts[text]
         self._texts[ids] = keys, values
-        while self.tokens > self.most_tokens:
+        while self.size > self.most_bytes:
             self._texts.popitem(last=False)
 
     def begin(self, model: nn.Module, ids: Sequence[int], room: int) -> KeyValueCache:

@@ -37,7 +37,7 @@ class Server:
         host: an address or name of this machine. Only programs on it can reach the loopback, 127.0.0.1; with others,
             everybody who can reach this machine may ask, so give an api_key.
         port: 0 takes any that is free.
-        rows, waiting, prefix_tokens, context: see `llmbook.serve.engine.Engine`.
+        rows, waiting, prefix_bytes, context: see `llmbook.serve.engine.Engine`.
         allow_hosts: further names under which the server is called. On the loopback no other name is taken for it.
         settings: further ones of `llmbook.serve.app.Settings`.
 
@@ -48,9 +48,9 @@ class Server:
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, name: str = "llmbook", host: str = "127.0.0.1",
-                 port: int = 8000, rows: int = 8, waiting: int = 64, prefix_tokens: int = 8192,
+                 port: int = 8000, rows: int = 8, waiting: int = 64, prefix_bytes: int = 2**28,
                  context: int | None = None, allow_hosts: Sequence[str] = (), **settings: Any):
-        self.engine = Engine(model, tokenizer, rows, waiting, prefix_tokens, context)
+        self.engine = Engine(model, tokenizer, rows, waiting, prefix_bytes, context)
         self._socket = open_socket(host, port)
         address, port = self._socket.getsockname()[:2]
         self.loopback = ipaddress.ip_address(address).is_loopback

@@ -61,7 +61,7 @@ def of_model(name: str, count: int, rounds: int, floor: float | None) -> list[Ro
     prompt = torch.tensor([ids])
     # nothing is remembered: each run reads its prompt, as `generate` does
     with (mock.patch.object(app, "end_tokens", lambda _: ()),
-          Server(model, tokenizer, name, port=0, prefix_tokens=0, rows=8) as server):
+          Server(model, tokenizer, name, port=0, prefix_bytes=0, rows=8) as server):
         work = {"generate": lambda: per_second(lambda: generate(model, prompt, count, temperature=0), count),
                 "one": lambda: per_second(lambda: served(server, ids, count, 1), count),
                 "eight": lambda: per_second(lambda: served(server, ids, count, 8), 8 * count)}

@@ -3,6 +3,7 @@
 import re
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 
@@ -92,6 +93,11 @@ def test_the_sign_test_counts_what_changed(gained, lost, same, p):
     before = [False] * gained + [True] * lost + [True] * same
     after = [True] * gained + [False] * lost + [True] * same
     assert sign_test_of_pairs(before, after) == pytest.approx(p)
+
+
+def test_the_sign_test_takes_many_marks_of_numpy():
+    marks = np.arange(80) < 20  # 2**80 is no integer of NumPy's any more
+    assert 0 < sign_test_of_pairs(list(marks), list(~marks)) < 1e-4
 
 
 def test_the_sign_test_needs_the_same_cases():

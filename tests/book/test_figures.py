@@ -87,12 +87,12 @@ def test_what_is_lit_is_bold(part, bold):
 
 
 def test_ends_of_the_chapters_that_change_the_model():
-    assert "spam" in words(figures.model_diagram("classifier")) and "boiled" not in words(
+    assert "ham" in words(figures.model_diagram("classifier")) and "boiled" not in words(
         figures.model_diagram("classifier"))
     training = words(figures.model_diagram("training"))
     assert "loss ( )" in training and "true next tokens (tokens,)" in training and "append, and again" not in training
     assert "append, and again" in words(figures.model_diagram(("training", "sampling")))
-    assert "Answer:" in words(figures.model_diagram("instructions"))
+    assert "A:" in words(figures.model_diagram("instructions"))
 
 
 def test_the_ids_in_the_model_are_gpt2s():

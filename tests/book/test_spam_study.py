@@ -11,6 +11,7 @@ import torch
 from llmbook.book import spam_study
 from llmbook.book.spam_study import (
     FEW,
+    RIVALS,
     Judged,
     calibration_bins,
     draw_calibration,
@@ -18,6 +19,7 @@ from llmbook.book.spam_study import (
     draw_labels,
     filter_study,
     judge_spam,
+    rival_filter,
     spam_messages,
     spam_parts,
     thin_ham,
@@ -71,6 +73,28 @@ def test_half_of_the_drawn_messages_is_spam():
 def test_an_odd_number_of_labels_is_named(n):
     with pytest.raises(ValueError, match=f"^n is {n}: give an even number, at least 2"):
         draw_labels(messages(), n, seed=0)
+
+
+def test_one_rival_sees_words_and_the_other_runs_of_characters():
+    texts, labels = ["call 0900 now", "call me now", "£5 won", "five won"], ["spam", "ham", "spam", "ham"]
+    words, runs = (rival_filter(name, C=100).fit(texts, labels) for name in RIVALS)
+    assert list(words[0].get_feature_names_out()) == ["0900", "5", "call", "five", "me", "now", "won"]
+    assert {"£", "0", "090", " now"} <= set(runs[0].get_feature_names_out()) and not any(
+        len(run) > 4 for run in runs[0].get_feature_names_out())
+    new = ["come 0955", "£7 only"]  # no word of theirs was seen
+    assert np.allclose(words.predict_proba(new), words.predict_proba([""]))
+    assert list(runs.predict(new)) == ["spam", "spam"]
+
+
+def test_weights_may_go_farther_with_a_larger_C():
+    few, many = (np.abs(rival_filter("bag of words", C).fit(["a b", "c b"], ["ham", "spam"])[-1].coef_).sum()
+                 for C in (0.1, 10))
+    assert many > 2 * few
+
+
+def test_a_rival_that_does_not_exist_is_named():
+    with pytest.raises(ValueError, match="^the filter is 'words': it must be one of bag of words, runs of characters$"):
+        rival_filter("words", 1)
 
 
 # --- judging -----------------------------------------------------------------------------------------------------
@@ -130,14 +154,26 @@ def test_the_study_is_read_or_what_makes_it_is_said(tmp_path, monkeypatch):
 def test_the_stored_study_is_whole():
     study = filter_study()
     runs, few = study["all"], study["few"]
-    assert len(runs) == 9 and not runs.duplicated(["method", "seed"]).any() and set(runs["seed"]) == {0, 1, 2}
-    assert len(few) == 2 * 3 * len(FEW) and not few.duplicated(["method", "seed", "labels"]).any()
+    assert len(runs) == 15 and not runs.duplicated(["method", "seed"]).any() and set(runs["seed"]) == {0, 1, 2}
+    assert len(few) == 4 * 3 * len(FEW) and not few.duplicated(["method", "seed", "labels"]).any()
     for seed, group in runs.groupby("seed"):
         lengths = {len(spam) for spam in group["spam"]}
         of = few[few["seed"] == seed]
         assert lengths == set(of["spam"] + of["ham"])
     assert all(0 <= spam.min() and spam.max() <= 1 for spam in runs["spam"])
     assert (few["caught"] <= few["spam"]).all() and (few["passed"] <= few["ham"]).all()
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_rival_of_the_study_comes_out_again(name):
+    few = filter_study()["few"]
+    run = few[(few["method"] == name) & (few["labels"] == 20) & (few["seed"] == 1)].iloc[0]
+    parts = spam_parts(spam_messages(), 1)
+    drawn = draw_labels(parts["training"], 20, 1)
+    filter_ = rival_filter(name, run["C"]).fit(drawn["text"], drawn["label"])
+    found = judge_spam(filter_.predict_proba(parts["test"]["text"])[:, 1], parts["test"]["label"] == "spam")
+    assert [found.spam, found.ham] == [run["spam"], run["ham"]]
+    assert abs(found.caught - run["caught"]) <= 1 and abs(found.passed - run["passed"]) <= 3
 
 
 @pytest.mark.slow  # SmolLM2 reads 32 messages

@@ -10,15 +10,21 @@ from llmbook.book import story_tasks
 from llmbook.book.story_tasks import (
     answer_tasks,
     as_entry,
+    beside_rule,
     changed_kinds,
     compare_scores,
+    count_faults,
     entry_table,
     instruction_study,
     paired_p_value,
     right_by_kind,
+    rule_answer,
+    rule_table,
+    story_faults,
     study_table,
 )
-from llmbook.storyworld import tasks
+from llmbook.storyworld import Task, check_task, tasks
+from llmbook.storyworld.task_checks import Wanted
 
 
 def test_answers_keep_their_order_and_long_ones_get_room(monkeypatch):
@@ -58,6 +64,61 @@ def test_runs_are_added_up_over_seeds():
     assert table.loc["a", "all"].startswith("68.8 %") and table.loc["b", "all"].endswith("n = 8")
 
 
+def test_a_recipe_that_was_not_asked_a_kind_has_no_share_of_it():
+    rows = [{"recipe": "a", "seed": 1, "right": {"tell": [1, 4], "where": [4, 4]}},
+            {"recipe": "b", "seed": 1, "right": {"where": [1, 4]}}]
+    assert study_table(rows, "recipe")["tell"].tolist() == ["25", "-"]
+    assert len(study_table([], "recipe")) == 0
+
+
+def test_recipes_stand_beside_the_rule_by_kind():
+    rows = [{"recipe": "a", "seed": seed, "right": {"where": [3, 4], "tell": [1, 4]}, "kept_out": {"felt": [0, 4]}}
+            for seed in (1, 2)]
+    table = rule_table({"stories": rows, "rules": [{"right": {"where": [2, 4], "tell": [0, 4]},
+                                                    "kept_out": {"felt": [4, 4]}}]})
+    assert list(table.index) == ["where", "felt"] and list(table.columns) == ["a", "rule"]
+    assert table.loc["where", "a"] == "75 (41 to 93)" and table.loc["felt", "rule"] == "100 (51 to 100)"
+    assert rule_table({"stories": [], "rules": []}).empty
+
+
+STORY = ("Lars had a vase. Priya took the vase from Lars to the orchard. Lars was sad, and Lars went to the harbour. "
+         "At the harbour Lars had two coins, and then two coins more.")
+
+
+@pytest.mark.parametrize("kind, question, wanted, answer", [
+    ("who_has", "Who has the vase?", Wanted("fact", ("Lars",), ("vase",)), "Lars."),
+    ("who_did", "Who took it from Lars?", Wanted("fact", ("priya", "lars")), "Priya lars."),
+    ("who_else", "Who is there besides Lars?", Wanted("fact", ("Priya",)), "Priya."),
+    ("where", "Where is Lars?", Wanted("fact", ("harbour",), ("Lars",)), "Harbour."),
+    ("felt", "How did Lars feel?", Wanted("fact", ("sad",), ("Lars",)), "Sad."),
+    ("how_many", "How many coins?", Wanted("fact", ("two",), ("coins",)), "Two."),
+    ("tell", "Tell a story.", Wanted("story", ()), "")])
+def test_the_rule_names_what_a_story_names_most_often(kind, question, wanted, answer):
+    task = Task(kind, question, STORY, "", wanted)
+    assert rule_answer(task) == answer and check_task(task, answer) == (kind != "tell")
+    assert rule_answer(Task(kind, question, "Nothing at all.", "", wanted)) == ""
+
+
+def test_a_story_is_refused_for_what_it_lacks():
+    task, other = (task for task in tasks(900, 2, "test", kinds=("tell",)))
+    cut = ". ".join(task.answer.split(". ")[:-1]) + "."
+    for text in (task.answer, other.answer, cut, task.answer + " Golden morning sharing.", "Lars."):
+        assert check_task(task, text) == (not story_faults(task, text))
+    assert "no ending" in story_faults(task, cut) and "fewer than two sentences" in story_faults(task, "Lars.")
+    assert "a sentence that the world cannot make" in story_faults(task, task.answer + " Golden morning sharing.")
+    assert "without who or what was asked for" in story_faults(task, other.answer)
+
+
+def test_answers_stand_beside_the_rule_and_stories_beside_their_faults():
+    where = Task("where", "Where is Lars?", STORY, "", Wanted("fact", ("harbour",), ("Lars",)))
+    tell = next(tasks(900, 1, "test", kinds=("tell",)))
+    table = beside_rule([where, where, tell], ["Lars is at the orchard.", "Lars is at the harbour.", "Lars."])
+    assert table.loc["where", "right"].startswith("50.0 %") and table["the rule"].tolist() == ["100 %", "-"]
+    faults = count_faults([where, tell, tell], ["Lars.", "Lars.", tell.answer.split(". ")[0] + "."])
+    assert "fewer than two sentences" in faults and list(faults.values()) == sorted(faults.values(), reverse=True)
+    assert max(faults.values()) == 2
+
+
 def scores(*rows):
     return pd.DataFrame(rows, columns=["kind", "checked", "right", "contained", "words"])
 
@@ -85,6 +146,6 @@ def test_the_study_on_entries_is_a_table_by_seed():
 
 def test_what_has_not_been_run_has_no_rows(monkeypatch, tmp_path):
     monkeypatch.setattr(story_tasks.resources, "files", lambda package: tmp_path)
-    assert instruction_study() == {"stories": [], "entries": []}
+    assert instruction_study() == {"stories": [], "entries": [], "rules": []}
     (tmp_path / story_tasks.STUDY_NAME).write_text(json.dumps({"choice": [1], "stories": [2]}))
-    assert instruction_study() == {"stories": [2], "entries": []}
+    assert instruction_study() == {"stories": [2], "entries": [], "rules": []}

@@ -12,7 +12,7 @@ from llmbook.book.corpora import data_folder
 from llmbook.text import read_text
 from tests.support.repository import ROOT
 
-COMMANDS = ("pretrain", "tokenize", "finetune", "generate", "chat", "serve")
+COMMANDS = ("pretrain", "tokenize", "finetune", "generate", "chat", "serve", "export")
 STORY = read_text(data_folder() / "twenty_in_hand.txt")
 TINY = """
 [model]

@@ -119,9 +119,9 @@ ARGUMENTS += [(("serve", "--model", "ours", f"{flag}={value}"), flag) for value 
 ARGUMENTS += [(("serve", "--model", "ours", flag, value), flag) for flag, value in (
     ("--port", "65536"), ("--context", "65"), ("--device", "gpu"), ("--dtype", "int4"), ("--bits", "3"),
     ("--allow-origin", "example.org"), ("--allow-origin", "https://example.org/page"), ("--api-key", " "),
-    ("--api-key", "na\u00efve"), ("--compile", "x"), ("--model", "gone"))]
+    ("--api-key", "na\u00efve"), ("--compile", "x"))]
 ARGUMENTS += [(arguments, arguments[-1]) for arguments in (
-    ("serve", "--model", "ours", "--port", "0", "--host", "no.such.host.invalid"),
+    ("serve", "--model", "gone"), ("serve", "--model", "ours", "--port", "0", "--host", "no.such.host.invalid"),
     ("serve", "--model", "ours", "--port", "0", "--host", "192.0.2.7"),
     ("generate", "--model", "", "x"), ("generate", "--model", "gone", "x"), ("generate", "--model", "story.txt", "x"),
     ("generate", "--model", "tokens", "x"), ("chat", "--model", "gone"),
@@ -138,6 +138,14 @@ ARGUMENTS += [(arguments, arguments[-1]) for arguments in (
     ("pretrain", "run.toml", "--out", "o", "--set", "x"), ("pretrain", "run.toml", "--out", "o", "--set", "=3"),
     ("pretrain", "run.toml", "--out", "o", "--set", "model="), ("pretrain", "run.toml", "--out", "o", "--frob"),
     ("pretrain", "run.toml", "--out", "o", "--device", "gpu"), ("pretrain", "run.toml", "--out", "a" * 300),
+)]
+ARGUMENTS += [(("export", *arguments), named) for arguments, named in (
+    (("--model", "ours", ""), "empty"), (("--model", "gone", "new"), "gone"), (("--model", "ours", "tokens"), "tokens"),
+    (("--model", "ours", "story.txt"), "story.txt"), (("--model", "ours", "story.txt/new"), "story.txt"),
+    (("new", "--to=onnx"), "--to"), (("new", "--quantization", "Q8_0"), "--to gguf"), (("new", "--dtype=int8"), "int8"),
+    (("new", "--adapter", ""), "empty"), (("--model", "ours", "new", "--adapter", "tokens"), "tokens"),
+    (("new.gguf", "--model", "ours", "--to", "gguf", "--quantization", "Q4_K"), "Q4_K"),
+    (("new.gguf", "--model", "ours", "--to", "gguf", "--quantization", "Q4_0"), "Q4_0"),
 )]
 
 

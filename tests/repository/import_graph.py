@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lora",),
     ("preference_pairs",),  # what is read by those who learn from votes
     ("preferences",),
+    ("formats.gguf_writer", "formats.tokenizer_writers", "formats.model_cards"),
     ("formats.export", "scale.*"),
     ("serve.*",),
     ("cli.*", "__main__"),

@@ -12,7 +12,7 @@ from tests.support.repository import CHAPTERS, NOTEBOOKS, ROOT, read
 pytestmark = pytest.mark.book
 
 DOCS = ROOT / "docs"
-PAGES = ["first_steps.md", "glossary.md", "references.md"]
+PAGES = ["first_steps.md", "glossary.md", "references.md", "export.md"]
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 PAPER = re.compile(r"https://(arxiv\.org/abs/\d{4}\.\d{4,5}|doi\.org/10\.\d{4,9}/[^\s)]+)")
 NAME = r"[A-ZÀ-Ý][\w’'-]+"

@@ -203,8 +203,7 @@ def test_everything_imported_is_listed():
     for folder in ("tests", "tools"):
         for path, tree in sources(folder).items():
             names = {IMPORT_NAMES.get(name, name).lower() for name in imported(tree)}
-            peers = {"xllamacpp"} if "/benchmarks/" in str(path) else set()  # a benchmark says how to install it
-            assert names <= {*pins(), *peers}, f"{path} needs {names - set(pins())}"
+            assert names <= {*pins()}, f"{path} needs {names - set(pins())}"
 
 
 def test_a_package_of_an_extra_is_asked_for_in_one_line(monkeypatch):

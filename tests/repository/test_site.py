@@ -122,7 +122,9 @@ def test_the_reference_has_signatures_shapes_and_sources(site):
 
 def test_the_home_page_has_the_promise_the_picture_ten_stories_and_five_minutes(site):
     text = article(site, "index.html")
-    assert "A book you can run" in text and "make lab" in text and "blob/main/notebooks/05b_open_weights.ipynb" in text
+    words = " ".join(re.sub(r"<[^>]+>", "", text).split())
+    assert "A book you can run" in words and "make lab" in words
+    assert "blob/main/notebooks/05b_open_weights.ipynb" in text
     assert text.count("<details") == 10 and text.count("The checker:") == 10
     assert len(re.findall(r'<img class="picture"', text)) == 1
 
@@ -148,13 +150,17 @@ def opened(browser, site: Path, name: str, width: int = 1400, scheme: str = "lig
     page.on("request", lambda request: page.asked.append(request.url))
     page.failed = []
     page.on("pageerror", lambda error: page.failed.append(str(error)))
-    page.goto((site / name).as_uri())
+    page.set_default_timeout(300_000)  # a busy machine is no mistake of the page
+    path, _, query = name.partition("?")
+    page.goto((site / path).as_uri() + (query and f"?{query}"))
     page.wait_for_load_state("load")
     return page
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", LOOKED_AT)
+@pytest.mark.parametrize(("name", "scheme"), [
+    ("index.html", "light"), ("notebooks/03_attention.html", "dark"), ("docs/references.html", "light"),
+    ("api/long_and_large_runs.html", "dark"),
+])
 def test_the_audit_finds_nothing_serious(name, scheme, site, browser):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = opened(browser, site, name, scheme=scheme)
@@ -185,7 +191,7 @@ def test_from_disk_nothing_is_asked_of_a_network_and_no_script_fails(site, brows
 
 def test_search_finds_a_chapter_without_a_server(site, browser):
     page = opened(browser, site, "search.html?q=softmax")
-    page.wait_for_selector("#search-results li a[href*='03_attention']", timeout=20_000)
+    page.wait_for_selector("#search-results li a[href*='03_attention']")
     page.close()
 
 

@@ -20,6 +20,7 @@ REFERENCES = """# References
 
 - A. Vaswani, N. Shazeer, N. Parmar et al., *Attention*, 2017. [A page](https://arxiv.org/abs/1706.03762). The scaling.
 - M. Saerens, P. Latinne and C. Decaestecker, *Adjusting the Outputs*, 2002. For priors.
+- T. A. Almeida, J. M. Gómez Hidalgo and A. Yamakami, *Spam*, 2011. The messages.
 
 ## Chapter 5a: Pretraining
 
@@ -52,6 +53,7 @@ def test_every_notebook_belongs_to_a_part_and_a_stranger_is_named():
     ("Vaswani et al. (2017) scale it", "vaswani-2017"),
     ("Shazeer (2017) too", "vaswani-2017"),
     ("(Saerens, Latinne and Decaestecker, 2002)", "saerens-2002"),
+    ("(Almeida, Gómez Hidalgo\nand Yamakami, 2011)", "almeida-2011"),
     ('Vaswani et al., "Attention Is All You Need" (2017)', "vaswani-2017"),
 ])
 def test_a_citation_leads_to_its_entry_which_leads_back(text, key):
@@ -59,13 +61,15 @@ def test_a_citation_leads_to_its_entry_which_leads_back(text, key):
     linked = link_citations(text, references, "3", "../docs/references.md", ("3.5", "../notebooks/03.ipynb#s"))
     assert f"](../docs/references.md#{key})" in linked
     assert re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", linked) == text, "the words stay"
+    if text.startswith("("):
+        assert linked.startswith("(["), "the link begins with the first author"
     back = with_back_links(REFERENCES, references)
     assert f"[]{{#{key} .entry}}" in back and back.count("*Cited in* [3.5](../notebooks/03.ipynb#s).") == 1
 
 
 def test_a_chapter_s_own_entry_goes_first_and_what_is_no_citation_stays():
     references = read_references(REFERENCES)
-    assert [one.key for one in references] == ["vaswani-2017", "saerens-2002", "vaswani-2017b"]
+    assert [one.key for one in references] == ["vaswani-2017", "saerens-2002", "almeida-2011", "vaswani-2017b"]
     linked = link_citations("(Vaswani et al., 2017)", references, "5a", "r.md", ("5a.2", "x"))
     assert linked == "([Vaswani et al., 2017](r.md#vaswani-2017b))"
     for text in ("`Vaswani et al., 2017`", "$Vaswani (2017)$", "[Vaswani et al., 2017](x)", "Miller et al., 2017",

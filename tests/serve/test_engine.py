@@ -129,24 +129,33 @@ def dirty_memory():
     torch.use_deterministic_algorithms(False)
 
 
-def test_a_row_that_overflowed_spoils_no_later_one(model, dirty_memory):
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_row_that_overflowed_spoils_no_later_one(model, dirty_memory, bad):
     rows = Rows(model, 2)
     with torch.no_grad():
-        for ids in ([1, 2, 3], [4]):
+        for row in range(2):
+            ids = [1, 2, 3] if row == bad else [4]
             cache = model.new_cache(1, len(ids))
             model.hidden_states(torch.tensor([ids]), cache)
-            cache.keys += torch.nan if len(ids) == 3 else 0
-            cache.values += torch.nan if len(ids) == 3 else 0
+            cache.keys += torch.nan if row == bad else 0
+            cache.values += torch.nan if row == bad else 0
             rows.join(cache)
-        rows.leave(0)
+        rows.leave(bad)
         cache = model.new_cache(1, 2)
         model.hidden_states(torch.tensor([[5, 6]]), cache)
         rows.join(cache)
-        torch.testing.assert_close(rows.step([7, 8])[0], model(torch.tensor([[4, 7]]))[0, -1], atol=2e-4, rtol=1e-3)
+        rows.leave(0)  # the first one, so that the latest is the shorter
+        shorter = model.new_cache(1, 1)
+        model.hidden_states(torch.tensor([[4]]), shorter)
+        rows.join(shorter)
+        for row, ids in zip(rows.step([7, 8]), ([5, 6, 7], [4, 8])):
+            torch.testing.assert_close(row, model(torch.tensor([ids]))[0, -1], atol=2e-4, rtol=1e-3)
         rows._keys += torch.nan
         rows.clear()
         rows.join(cache)
-        torch.testing.assert_close(rows.step([7])[0], model(torch.tensor([[5, 6, 7]]))[0, -1], atol=2e-4, rtol=1e-3)
+        rows.join(shorter)
+        for row, ids in zip(rows.step([7, 8]), ([5, 6, 7], [4, 8])):
+            torch.testing.assert_close(row, model(torch.tensor([ids]))[0, -1], atol=2e-4, rtol=1e-3)
 
 
 def test_rows_keep_their_texts_as_others_join_leave_and_move(model, monkeypatch, dirty_memory):
@@ -218,7 +227,8 @@ def test_what_was_read_before_is_not_read_again(model, tokenizer, monkeypatch):
 
 
 def test_prefixes_drop_the_ones_that_were_not_used_for_longest(model):
-    store = Prefixes(12)
+    token = 2 * 2 * 2 * 8 * 4  # bytes of keys and values, layers, heads, features
+    store = Prefixes(12 * token)
     keys = torch.zeros(2, 1, 2, 5, 8)
     for start in (0, 10):
         store.keep(range(start, start + 5), keys + start, keys)
@@ -226,17 +236,17 @@ def test_prefixes_drop_the_ones_that_were_not_used_for_longest(model):
     assert store.begin(model, [10, 11], 2).length == 1  # one is left to be read
     store.begin(model, [0, 1, 2], 6)
     store.keep(range(20, 25), keys + 20, keys)
-    assert store.tokens == 10
+    assert store.size == 10 * token
     assert store.begin(model, [10, 11, 12], 3).length == 0
     cache = store.begin(model, [20, 21, 22], 3)
     assert cache.length == 2 and bool((cache.keys[:, :, :, :2] == 20).all())
     store.keep([*range(20, 25), 1], torch.zeros(2, 1, 2, 6, 8), torch.zeros(2, 1, 2, 6, 8))
-    assert store.tokens == 11  # the longer one in place of its beginning
+    assert store.size == 11 * token  # the longer one in place of its beginning
     store.keep(range(20, 25), keys, keys)
-    store.keep(range(100), torch.zeros(2, 1, 2, 100, 8), keys)  # more than all the room
-    assert store.tokens == 11
+    store.keep(range(13), *torch.zeros(2, 2, 1, 2, 13, 8))  # more than all the room
+    assert store.size == 11 * token
     store.clear()
-    assert store.tokens == 0
+    assert store.size == 0
 
 
 def test_a_long_prompt_is_read_in_parts_between_the_others_steps(model, tokenizer, monkeypatch):
@@ -279,13 +289,19 @@ def test_who_gives_up_leaves_at_once_and_the_others_go_on(model, tokenizer):
 
 
 def test_a_listener_that_fails_harms_nobody(model, tokenizer):
-    def broken(event):
-        raise OSError("gone")
+    told, heard = Told(), []
 
-    request = Request([2], 9, Sampling(0))
+    def broken(event):
+        heard.append(event)
+        if len(heard) > 5:  # by then the other one is answered beside it
+            raise OSError("gone")
+
+    request = Request([2], 30, Sampling(0))
     with Engine(model, tokenizer, rows=2) as engine:
-        engine.submit(request, broken)
-        assert together(engine, [request])[0].ended.ids == alone(model, request)
+        with engine._state:
+            engine.submit(Request([3], 90, Sampling(1.0), 4), broken)
+            engine.submit(request, told)
+        assert told.ended.ids == alone(model, request) and len(heard) < 10
 
 
 def test_the_events_of_a_request_are_an_iterator_too(model, tokenizer):
@@ -378,7 +394,7 @@ def test_requests_that_cannot_be_answered_are_refused_at_once(model, tokenizer, 
 
 
 @pytest.mark.parametrize("change, said", [(dict(rows=0), "rows is 0"), (dict(waiting=-1), "waiting is -1"),
-                                          (dict(prefix_tokens=-1), "prefix_tokens is -1"),
+                                          (dict(prefix_bytes=-1), "prefix_bytes is -1"),
                                           (dict(context=97), "context is 97: it must be 2 to 96"),
                                           (dict(context=1), "context is 1")])
 def test_settings_out_of_range_are_refused(model, tokenizer, change, said):

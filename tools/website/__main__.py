@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
 
+from tools import translate
 from tools.website.places import ROOT
 
 
@@ -29,7 +31,19 @@ def build(folder: Path, only: list[str] | None = None) -> Path:
     app.build(force_all=True)  # each page shows the contents: a new chapter changes all of them
     if app.statuscode:
         raise SystemExit(app.statuscode)
+    for path in html.rglob("*.html"):
+        _mend(path, html)
     return html
+
+
+def _mend(path: Path, html: Path) -> None:
+    """What Sphinx cannot be told: a heading's role asks for its level, and a page may be in another language."""
+    text = path.read_text(encoding="utf-8")
+    text = text.replace('class="caption" role="heading"', 'class="caption" role="heading" aria-level="2"')
+    language = path.relative_to(html).parts[0]
+    if language in translate.LANGUAGES:
+        text = re.sub(r'(<html [^>]*lang=)"en"', rf'\1"{translate.TAGS[language]}"', text, count=1)
+    path.write_text(text, encoding="utf-8")
 
 
 def main() -> int:

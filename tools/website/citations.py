@@ -12,7 +12,7 @@ NAME = r"[A-ZÀ-Ý][\w’'-]+"
 YEAR = r"(?:19|20)\d\d"
 # "Kaplan et al. (2020)", "Saerens, Latinne and Decaestecker, 2002", "Dao et al., \"A Title\" (2022)", "Shannon (1948)"
 CITED = re.compile(
-    rf"(?P<first>{NAME})(?P<others>(?:(?:, {NAME})*,?\s+and\s+{NAME}(?:\s{NAME})?)|(?:\s+et\s+al\.))?"
+    rf"(?P<first>{NAME})(?P<others>(?:(?:, {NAME}(?:\s{NAME})?)*,?\s+and\s+{NAME}(?:\s{NAME})?)|(?:\s+et\s+al\.))?"
     rf"(?P<title>,\s+\"[^\"]+\")?,?\s+(?P<open>\()?(?P<year>{YEAR})(?P<close>\))?")
 KEPT = re.compile(r"```.*?```|`[^`\n]+`|\$\$.+?\$\$|\$[^$\n]+\$|\[[^\]]*\]\([^)]*\)|<[^>\n]+>", re.DOTALL)
 

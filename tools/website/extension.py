@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import zlib
+from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
+from tools.translate import LANGUAGES
 from tools.website.pages import glossary_terms
 
 # Words that are also plain English, or also mean something else in code: linked only where a chapter introduces them
@@ -21,18 +24,31 @@ CLOSED = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, node
           nodes.Invisible)
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> dict[str, object]:
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("doctree-read", link_terms)
+    app.connect("html-page-context", offer_languages)
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    # what was read by another version of this file is read again
+    version = zlib.crc32(Path(__file__).read_bytes())
+    return {"env_version": version, "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def offer_languages(app: Sphinx, page: str, template: str, context: dict, doctree: object) -> None:
+    """The switch between the languages that a page exists in."""
+    code, _, rest = page.partition("/")
+    name = rest if code in LANGUAGES else page
+    every = [("en", "English", name), *((code, words, f"{code}/{name}") for code, words in LANGUAGES.items())]
+    context["languages"] = [{"code": code, "name": words, "page": one} for code, words, one in every
+                            if one in app.env.all_docs]
 
 
 def plain_docstring(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
     """Docstrings are plain text with `code` in backticks: their stars, bars and final underscores are no markup."""
     for place, line in enumerate(lines):
+        line = re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", line)  # `GPT`s
         pieces = re.split(r"(`[^`]*`)", line)
-        lines[place] = "".join(piece if number % 2 else re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", piece)
+        lines[place] = "".join(piece if number % 2 else re.sub(r"([*|]|\\(?! )|(?<=\w)_(?!\w))", r"\\\1", piece)
                                for number, piece in enumerate(pieces))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from tools import translate
 from tools.website import api
 from tools.website.citations import Reference, link_citations, read_references, with_back_links
 from tools.website.pictures import alternative_text, model_picture, picture_tag, with_stills_as_files
@@ -36,6 +37,8 @@ def stage(source: Path, notebooks: list[Path]) -> None:
     for page in (*(f"docs/{name}.md" for name in DOCS), "data/README.md"):
         files[page] = _markdown_page(page, anchors, references)
     files["index.md"] = _home(notebooks, model_picture(pictures, "pictures"))
+    files |= {f"{language}/index.md": _home_in(language, notebooks, model_picture(pictures, "../pictures"))
+              for language in translate.LANGUAGES if "index" in translate.pages(language)}
     files |= {f"api/{name}": text for name, text in api.pages().items()}
     files["static/cards.js"] = _cards(references)
     files["extra/.nojekyll"] = ""  # without it GitHub Pages leaves out folders that begin with _
@@ -176,6 +179,24 @@ def _home(notebooks: list[Path], picture: str) -> str:
     return text.replace("<!-- stories -->", _stories()).replace("<!-- contents -->", "\n".join(trees))
 
 
+def _home_in(language: str, notebooks: list[Path], picture: str) -> str:
+    """The home page in another language, one folder down, with links to the chapters that are there."""
+    text = (ROOT / "docs" / "site" / "index.md").read_text(encoding="utf-8")
+    text = translate.translated_page(text, translate.read_catalogue(language, "index"))
+    text = re.sub(r'(\]\(|href=")(?![#/]|\w+:)', r"\1../", text)
+    chapters = []
+    for title, group in parts(notebooks):
+        chapters += [f"**{title}**", "", *(f"- [{_title(path)}](../notebooks/{path.name})" for path in group), ""]
+    for mark, piece in (("picture", picture), ("stories", _stories()), ("contents", "\n".join(chapters))):
+        text = text.replace(f"<!-- {mark} -->", piece)
+    return f"---\norphan: true\n---\n\n{text}"
+
+
+def _title(path: Path) -> str:
+    first = nbformat.read(path, as_version=4).cells[0].source
+    return re.match(r"# (.+)", first).group(1)
+
+
 def _tree(caption: str, pages: list[str]) -> str:
     return "\n".join(["```{toctree}", f":caption: {caption}", ":maxdepth: 1", "", *pages, "```", ""])
 
@@ -193,7 +214,7 @@ def _stories() -> str:
         body += f'<p class="verdict">The checker: {html.escape(verdict, quote=False)}</p>'
         shown.append(f"<details{' open' if number == 2 else ''}><summary>{html.escape(begin, quote=False)}</summary>"
                      f"{body}</details>")
-    return '<div class="stories">' + "".join(shown) + "</div>"
+    return '<div class="stories" lang="en">' + "".join(shown) + "</div>"
 
 
 def glossary_terms() -> dict[str, tuple[str, str]]:

@@ -18,7 +18,8 @@ ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 PARTS = (("The parts of a language model", r"0[1-4]"), ("Pretraining, your own and others'", r"05"),
          ("From a model to an assistant", r"0[6-9]"), ("Further models, and your own device", r"1\d"),
          ("Appendices", r"[ABD-Z]_"), ("Solutions", r"C_"))
-DOCS = ("first_steps", "stories", "glossary", "references", "gpu")
+_FIRST = ("first_steps", "stories", "glossary", "references")
+DOCS = (*_FIRST, *sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - set(_FIRST)))
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 
 

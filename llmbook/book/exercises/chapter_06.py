@@ -240,14 +240,14 @@ TARGET, DRAWS, DRAWN = 0.94, 5, 100  # of exercise 6.5
 Predict = Callable[[list[str]], Sequence[str]]
 
 
-@exercise("6.5", "Without any language model. Section 6.10 shows what one makes of as many messages.")
+@exercise("6.5", "Words and signs will do, if you count the right ones. Section 6.10 has the other filters' figures.")
 def exercise_5(learn: Callable[[list[str], list[str]], Predict]) -> None:
     found = [_balanced(learn, seed) for seed in range(DRAWS)]
     mean = sum(found) / DRAWS
     each = ", ".join(f"{100 * share:.1f}" for share in found)
     expect(mean >= TARGET, f"In {DRAWS} draws of {DRAWN} messages your filter has {each} % balanced accuracy, "
            f"{100 * mean:.1f} % on average. The target is {100 * TARGET:.1f} %. What do the messages have that your "
-           "filter does not see: numbers and their lengths, signs, parts of words?")
+           "filter does not see: numbers and their lengths, signs?")
 
 
 @cache

@@ -78,7 +78,7 @@ def _closed(on: set[str]) -> Axes:
 
 def _input(board: Board, on: set[str]) -> None:
     answers = "answer" in on
-    words = "Why did the kettle sing? Answer:" if answers else "the kettle sang because it"
+    words = "Q: Why did the kettle sing? A:" if answers else "the kettle sang because it"
     board.box(60, 8, 330, 28, words, "text" in on, data=True)
     board.arrow([(110, 36), (110, 58)], "tokenizer" in on)
     board.shape(121, 46, "text", "tokenizer" in on)
@@ -123,7 +123,7 @@ def _output(board: Board, on: set[str]) -> None:
     board.shape(121, 435, FEATURES, head)
     if "label" in on:
         _ending(board, ("classifier head, not the output layer", "logits (classes,) of the last token", "softmax",
-                        "probabilities (classes,)", "spam"), True, False, True)
+                        "probabilities (classes,)", "ham"), True, False, True)
         return
     going_on = "next" in on
     if "loss" in on and not going_on:

@@ -373,6 +373,39 @@ MUTATIONS = {
     "a finished run is finished without its model": (
         "cli.runs", 'problem = model_problem(self.folder / "model")', "problem = None", ["cli/runs", "cli/pretrain"]),
 
+    # reinforcement
+    "what did better than its group becomes less likely": (
+        "reasoning", "return -((gain * counts).sum(dim=1) / tokens).mean()",
+        "return ((gain * counts).sum(dim=1) / tokens).mean()", ["reasoning"]),
+    "tokens that the model did not choose are learned": (
+        "reasoning", "return -((gain * counts).sum(dim=1) / tokens).mean()",
+        "return -(gain.sum(dim=1) / tokens).mean()", ["reasoning"]),
+    "the larger of ratio and clipped ratio counts": (
+        "reasoning", "gain = torch.minimum(ratio * weight,", "gain = torch.maximum(ratio * weight,", ["reasoning"]),
+    "the ratio is upside down": (
+        "reasoning", "ratio = (new - (new.detach() if old is None else old)).exp()",
+        "ratio = ((new.detach() if old is None else old) - new).exp()", ["reasoning"]),
+    "a group's baseline is that of all groups": (
+        "reasoning", "rewards - rewards.mean(dim=1, keepdim=True)", "rewards - rewards.mean()", ["reasoning"]),
+    "the reference is trained with the model": (
+        "reasoning", "copy.deepcopy(model).eval().requires_grad_(False) if config.kl", "model if config.kl",
+        ["reasoning"]),
+    "the distance to the reference is rewarded": (
+        "reasoning", "gain = gain - kl * kl_estimate(new, reference)", "gain = gain + kl * kl_estimate(new, reference)",
+        ["reasoning"]),
+    "what a tool wrote is learned": (
+        "reasoning", "own[i] = F.pad(own[i], (0, len(result)))", "own[i] = F.pad(own[i], (0, len(result)), value=True)",
+        ["reasoning"]),
+    "a run that goes on begins with the first prompts": (
+        "reasoning", 'self.drawn, self.left, self.figures = state["drawn"],',
+        "self.drawn, self.left, self.figures = 0,", ["reasoning"]),
+    "pass at k draws the same sample twice": (
+        "reasoning", "1 - comb(n - right, k) / comb(n, k)", "1 - (1 - right / n) ** k", ["reasoning"]),
+    "an answer without an end counts": (
+        "problems", "if mark and end else", "if mark else", ["problems"]),
+    "parts of the problems share numbers": (
+        "problems", "if _part_of(numbers) == part:", "if True:", ["problems"]),
+
     # adapters
     "an adapter's strength forgets its rank": (
         "lora", "self.scale, self.dropout = alpha / rank,", "self.scale, self.dropout = alpha,",

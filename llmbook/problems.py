@@ -25,7 +25,7 @@ from typing import Any
 from .answer_checks import arithmetic
 
 __all__ = ["ANSWER", "END", "KINDS_OF_PROBLEM", "THINK", "PieceTokenizer", "Problem", "boxes", "countdown",
-           "final_answer", "is_right", "is_worked_right", "sums", "true_steps"]
+           "final_answer", "is_right", "is_worked_right", "number_stories", "true_steps"]
 
 THINK, ANSWER, END = " think: ", " answer: ", "\n"
 MOST = 20  # of a story's numbers
@@ -89,7 +89,7 @@ def _drawn(seed: int, n: int, part: str, draw: Any) -> Iterator[Any]:
             yield problem
 
 
-def sums(seed: int, n: int, part: str = "train", steps: Collection[int] = (1, 2, 3, 4)) -> list[Problem]:
+def number_stories(seed: int, n: int, part: str = "train", steps: Collection[int] = (1, 2, 3, 4)) -> list[Problem]:
     """Problems of the kind "story": a number from 0 to 20 that changes so many times by 1 to 9.
 
     seed: another one gives other problems. part: "train", "val" or "test". Raises ValueError for another part and for a

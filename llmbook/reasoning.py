@@ -55,7 +55,8 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     Source: Chen et al., "Evaluating Large Language Models Trained on Code" (2021), section 2.1.
     """
     if not (0 <= right <= n and 1 <= k <= n):
-        raise ValueError(f"n is {n}, right {right}, k {k}: right must be from 0 to n, k from 1 to n")
+        raise ValueError(f"n is {n}, right {right}, k {k}: right must be from 0 to n, k from 1 "
+                         "to n")
     return 1 - comb(n - right, k) / comb(n, k)
 
 # %% ../notebooks/09_reasoning.ipynb #7026f321
@@ -127,7 +128,7 @@ class Rollouts:
     moment, writes to a few prompts, with their advantages.
 
     Iterating gives, without end, (inputs, targets, advantages), and with `updates` above 1 or `kl`
-    above 0 the log-probabilities that `policy_loss` wants: (batch, tokens), but advantages (batch,).
+    above 0 the log-probabilities that `policy_loss` wants: (batch, tokens); advantages: (batch,).
     Rows of a group whose rewards are all equal have no gradient, so without `kl` they are left out.
 
     Args: as of `grpo`. reference: the frozen model.
@@ -168,7 +169,8 @@ class Rollouts:
         rows = torch.arange(len(texts)) if config.kl else signal.repeat_interleave(size).nonzero()
         rows = rows.flatten().tolist() or [0]  # no signal at all: one row, of advantage 0
         batch = [*collate_instructions([texts[row] for row in rows]), advantages[rows]]
-        models = [self.model] * (config.updates > 1 or config.kl > 0) + [self.reference] * (config.kl > 0)
+        models = [self.model] * (config.updates > 1 or config.kl > 0)
+        models += [self.reference] * (config.kl > 0)
         device = next(self.model.parameters()).device
         with torch.no_grad():
             batch += [token_logprobs(net, batch[0].to(device), batch[1].to(device)).cpu()
@@ -185,7 +187,8 @@ class Rollouts:
         self.drawn += self.config.prompts_per_step
         return places
 
-    def _continue(self, model: LanguageModel, prompts: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def _continue(self, model: LanguageModel,
+                  prompts: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         config = self.config
         texts = generate(model, prompts, config.max_new_tokens, config.temperature,
                          stop_tokens=config.stop_tokens)
@@ -283,7 +286,8 @@ def write_with_tool(model: LanguageModel, prompts: Sequence[Tensor], tokenizer: 
             texts[i], written = ids, tokenizer.decode(ids[len(prompts[i]):].tolist())
             if len(ids) - len(prompts[i]) < max_new_tokens and written.endswith(tool.closing):
                 request = written.removesuffix(tool.closing).rpartition(tool.opening)[2]
-                result = tokenizer.encode(tool(request))[: max_new_tokens - (len(ids) - len(prompts[i]))]
+                left = max_new_tokens - (len(ids) - len(prompts[i]))
+                result = tokenizer.encode(tool(request))[:left]
                 texts[i] = torch.cat([ids, torch.tensor(result, dtype=ids.dtype)])
                 own[i] = F.pad(own[i], (0, len(result)))
                 if len(texts[i]) - len(prompts[i]) < max_new_tokens:

@@ -14,11 +14,11 @@ from llmbook.problems import (
     final_answer,
     is_right,
     is_worked_right,
-    sums,
+    number_stories,
     true_steps,
 )
 
-MAKERS = {"story": sums, "boxes": boxes, "countdown": countdown}
+MAKERS = {"story": number_stories, "boxes": boxes, "countdown": countdown}
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -43,7 +43,7 @@ def test_each_response_is_right_and_its_steps_are_true(kind):
 
 
 def test_a_story_is_what_it_says_and_stays_within_bounds():
-    for problem in sums(3, 200, steps=(1, 2, 6)):
+    for problem in number_stories(3, 200, steps=(1, 2, 6)):
         assert problem.size == len(problem.steps) and problem.size in (1, 2, 6)
         now, *changes = re.findall(r"(has|finds|buys|gets|gives away|loses|sells) (\d+)", problem.prompt)
         total = int(now[1])
@@ -59,7 +59,7 @@ def test_boxes_have_the_digits_asked_for():
 
 
 def test_the_same_seed_gives_the_same_and_another_gives_others():
-    assert sums(5, 20) == sums(5, 20) != sums(6, 20)
+    assert number_stories(5, 20) == number_stories(5, 20) != number_stories(6, 20)
 
 
 def test_only_the_answer_at_the_end_counts():
@@ -96,7 +96,7 @@ def test_checking_takes_no_time_whatever_is_written():
 def test_every_text_comes_back_from_its_tokens():
     tokenizer = PieceTokenizer()
     assert tokenizer.n_vocab <= 80 and len(set(tokenizer.pieces)) == tokenizer.n_vocab
-    for problem in [*sums(0, 20), *boxes(0, 20), *countdown(0, 20)]:
+    for problem in [*number_stories(0, 20), *boxes(0, 20), *countdown(0, 20)]:
         text = problem.prompt + problem.with_calls()
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text and ids[-1] == tokenizer.end
@@ -104,8 +104,8 @@ def test_every_text_comes_back_from_its_tokens():
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda: sums(0, 1, "tests"), "part is 'tests': it must be one of train, val, test"),
-    (lambda: sums(0, 1, steps=(0,)), "at least 1 each"),
+    (lambda: number_stories(0, 1, "tests"), "part is 'tests': it must be one of train, val, test"),
+    (lambda: number_stories(0, 1, steps=(0,)), "at least 1 each"),
     (lambda: boxes(0, 1, digits=()), "at least 1 each"),
     (lambda: countdown(0, 1, numbers=9), "numbers is 9: give 2 to 5"),
     (lambda: PieceTokenizer().encode("Mira has seven"), "'seven' is in no problem")])

@@ -16,7 +16,7 @@ from llmbook.book.reasoning import (
 )
 from llmbook.book.studies import KeptRuns
 from llmbook.gpt import GPT, GPTConfig
-from llmbook.problems import PieceTokenizer, Problem, sums
+from llmbook.problems import PieceTokenizer, Problem, number_stories
 from tools import reasoning as tool
 
 PROBLEM = Problem("story", "Mira has 7 shells, finds 8, loses 3.", ("7+8=15", "15-3=12"), "12", 2)
@@ -98,7 +98,7 @@ def test_a_run_of_each_kind_ends_and_has_its_figures(monkeypatch):
 
 def test_responses_come_in_groups_and_begin_as_asked():
     model, tokenizer = small(), PieceTokenizer()
-    problems = sums(0, 3)
+    problems = number_stories(0, 3)
     some = ask_problems(model, tokenizer, problems, samples=4, first=" think: ", max_new_tokens=5)
     assert [len(texts) for texts in some] == [4] * 3 and all(t.startswith(" think: ") for texts in some for t in texts)
     assert with_steps(some) == 1.0

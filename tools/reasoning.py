@@ -36,7 +36,7 @@ from llmbook.book.studies import KeptRuns, seconds_option, tell_whether_complete
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.group_samples import GRPOConfig
 from llmbook.instructions import collate_instructions, response_loss
-from llmbook.problems import ANSWER, THINK, PieceTokenizer, Problem, boxes, is_right, sums
+from llmbook.problems import ANSWER, THINK, PieceTokenizer, Problem, boxes, is_right, number_stories
 from llmbook.reasoning import Calculator, grpo, write_with_tool
 from llmbook.training import TrainingConfig, save_model, train
 
@@ -81,7 +81,7 @@ def mixed_examples(seed: int, n: int) -> list[tuple[str, str]]:
     """What the base learns from: stories, some with steps, and a few box problems, some of these with calls."""
     draw, count = random.Random(seed), round(BOXES * n)
     rows = [(problem.prompt, problem.worked() if draw.random() < IN_STEPS else problem.at_once())
-            for problem in sums(seed, n - count, steps=STEPS)]
+            for problem in number_stories(seed, n - count, steps=STEPS)]
     for problem in boxes(seed % 4, count):  # few different ones
         rows.append((problem.prompt, problem.with_calls() if draw.random() < CALLS else problem.at_once()))
     draw.shuffle(rows)
@@ -90,7 +90,7 @@ def mixed_examples(seed: int, n: int) -> list[tuple[str, str]]:
 
 def worked_examples(seed: int, n: int) -> list[tuple[str, str]]:
     """Stories with steps."""
-    return [(problem.prompt, problem.worked()) for problem in sums(seed, n, steps=STEPS)]
+    return [(problem.prompt, problem.worked()) for problem in number_stories(seed, n, steps=STEPS)]
 
 
 def new_model(seed: int) -> GPT:
@@ -119,7 +119,7 @@ def judged(model: nn.Module, n: int = 300, part: str = "val") -> dict[str, Any]:
     """What a model gets right of new problems, as [right, of]: as it likes; made to give steps; made to answer at once;
     of the longest, kept out; and taking the likeliest token."""
     tokenizer, model = PieceTokenizer(), model.eval()
-    some, long = sums(77, n, part, STEPS), sums(77, n, part, LONGEST)
+    some, long = number_stories(77, n, part, STEPS), number_stories(77, n, part, LONGEST)
     answers = ask_problems(model, tokenizer, some)
     shares = {"right": right_share_of(some, answers),
               "likeliest": right_share_of(some, ask_problems(model, tokenizer, some, temperature=0.0)),
@@ -136,7 +136,7 @@ class Curve:
 
     def __init__(self, model: nn.Module, every: int = 5, n: int = 100):
         self.model, self.every, self.tokenizer, self.rows = model, every, PieceTokenizer(), []
-        self.problems, self.start = sums(78, n, "val", STEPS), time.process_time()
+        self.problems, self.start = number_stories(78, n, "val", STEPS), time.process_time()
         self.spent = 0.0
         self.note({"step": 0})
 
@@ -157,7 +157,7 @@ def reinforced(seed: int, model: nn.Module | None = None, judge: Callable[[Probl
                steps: tuple[int, ...] = STEPS, test: bool = True, **changes: Any) -> tuple[nn.Module, dict[str, Any]]:
     """A run of GRPO on stories, and its figures."""
     model = load_reasoner()[0] if model is None else model
-    tokenizer, problems = PieceTokenizer(), sums(500 + seed, 2000, steps=steps)
+    tokenizer, problems = PieceTokenizer(), number_stories(500 + seed, 2000, steps=steps)
     config = GRPOConfig(**{**GRPO, "seed": seed, "stop_tokens": (tokenizer.end,), **changes})
     torch.manual_seed(seed)
     curve = Curve(model)
@@ -177,7 +177,7 @@ def rejection(seed: int, seconds: float) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(seed)
     start, rounds, steps = time.process_time(), 0, 0
     while time.process_time() - start < seconds:
-        problems = sums(600 + 100 * seed + rounds, 96, steps=STEPS)
+        problems = number_stories(600 + 100 * seed + rounds, 96, steps=STEPS)
         answers = ask_problems(model, tokenizer, problems, samples=8, max_new_tokens=GRPO["max_new_tokens"],
                                seed=1000 * seed + rounds)
         rounds, rows = rounds + 1, []

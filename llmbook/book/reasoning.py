@@ -21,7 +21,7 @@ from ..reasoning import token_logprobs
 from .figures import BLUE, GREEN, GREY, ORANGE, PURPLE
 from .storytelling import Share
 
-__all__ = ["COLOURS", "STUDY_FILE", "ask_problems", "draw_curves", "entropy_of", "load_reasoner", "problem_ids",
+__all__ = ["COLOURS", "STUDY_FILE", "ask_problems", "draw_study_curves", "entropy_of", "load_reasoner", "problem_ids",
            "reasoning_study", "reward_for", "right_share_of", "study_shares", "with_steps"]
 
 STUDY_FILE = "reasoning.json"  # tools/reasoning.py writes it
@@ -104,7 +104,7 @@ def study_shares(rows: Sequence[Mapping[str, Any]], name: str) -> Share:
     return Share(sum(row[name][0] for row in rows), sum(row[name][1] for row in rows))
 
 
-def draw_curves(ax: Axes, rows: Sequence[Mapping[str, Any]], column: str, colour: str, label: str) -> None:
+def draw_study_curves(ax: Axes, rows: Sequence[Mapping[str, Any]], column: str, colour: str, label: str) -> None:
     """One thin line for each run's `curve`, a list of records, and their mean, against the step."""
     curves = [[record[column] for record in row["curve"]] for row in rows]
     steps = [record["step"] for record in rows[0]["curve"]]

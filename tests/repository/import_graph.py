@@ -16,7 +16,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("storyworld.*",),  # imports nothing of the rest, and no torch
     ("threads", "extras", "files", "devices", "assets", "families", "protocols", "diagnosis", "model_files",
      "answer_checks", "answer_scores", "judges", "tokenizing", "pair_counts", "head_loss", "repetition",
-     "short_attention", "compiling", "prefetching", "caching", "documents", "training_run", "rotary_scaling"),
+     "short_attention", "compiling", "prefetching", "caching", "documents", "training_run", "rotary_scaling",
+     "problems", "group_samples"),
     ("text",),
     ("attention",),
     ("gpt",),
@@ -33,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lora",),
     ("preference_pairs",),  # what is read by those who learn from votes
     ("preferences",),
+    ("reasoning",),
     ("formats.gguf_writer", "formats.tokenizer_writers", "formats.model_cards"),
     ("formats.export", "scale.*"),
     ("serve.*",),

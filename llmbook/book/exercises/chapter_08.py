@@ -176,7 +176,7 @@ def _advantage_mistakes(rewards: Tensor, moved: Tensor, beta: float, right: Tens
     ]
 
 
-LAB_STORIES, LAB_PREFERRED, LAB_CONSISTENT = 50, 0.75, 2 / 3
+LAB_STORIES, LAB_PREFERRED, LAB_CONSISTENT = 50, 0.75, 0.5
 
 
 @exercise("8.5", "So the votes of one reader are enough to turn a storyteller, if the taste is one it can follow.")
@@ -200,5 +200,5 @@ def exercise_5(my_taste_and_stories: Callable[[], tuple[Callable[[str], float], 
            f"pairs, {100 * LAB_PREFERRED:.0f} % are wanted: more votes, a second pass over them, or a higher learning "
            "rate.")
     steady = judge_stories(told).consistent
-    expect(steady.value >= LAB_CONSISTENT, f"{steady.right} of {steady.of} stories are without a problem, two thirds "
+    expect(steady.value >= LAB_CONSISTENT, f"{steady.right} of {steady.of} stories are without a problem, half "
            "are wanted: a higher beta or a lower learning rate keeps the model nearer to what it was.")

@@ -18,7 +18,7 @@ from .labelled_texts import LengthBatches
 from .prompt_ends import end_token, refuse_special_tokens
 from .protocols import Tokenizer
 
-__all__ = ["Answer", "PreferenceDataset", "answer_ends", "check_learner", "checked_rewards", "collate_answers",
+__all__ = ["Answer", "PreferenceDataset", "ends_of_rows", "check_learner", "checked_rewards", "collate_answers",
            "encode_answer", "encode_prompt_only", "preference_loader", "read_answers"]
 
 Answer = tuple[Tensor, int]
@@ -124,7 +124,7 @@ def preference_loader(dataset: PreferenceDataset, batch_size: int = 8, shuffle: 
                       collate_fn=collate)
 
 
-def answer_ends(labels: Tensor) -> Tensor:
+def ends_of_rows(labels: Tensor) -> Tensor:
     """Labels (answers, tokens) of `collate_answers` -> each answer's tokens, its prompt included, (answers,)."""
     places = torch.arange(1, labels.shape[-1] + 1, device=labels.device)
     return torch.where(labels != -100, places, 0).amax(dim=-1)

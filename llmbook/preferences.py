@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from .classification import config_for, last_token
 from .generation import generate
-from .preference_pairs import (Answer, PreferenceDataset, answer_ends, check_learner,
+from .preference_pairs import (Answer, PreferenceDataset, ends_of_rows, check_learner,
                                       checked_rewards, collate_answers, encode_answer,
                                       encode_prompt_only, preference_loader, read_answers)
 from .prompt_ends import special_ids
@@ -66,7 +66,7 @@ class RewardModel(nn.Module):
 # %% ../notebooks/08_preferences.ipynb #p8a00020
 def reward_loss(model: RewardModel, token_ids: Tensor, labels: Tensor) -> Tensor:
     """`preference_loss` of votes, for `train`: token ids and labels, each (pairs, 2, tokens)."""
-    ends = answer_ends(labels.flatten(0, 1))
+    ends = ends_of_rows(labels.flatten(0, 1))
     rewards = model(token_ids.flatten(0, 1), ends).unflatten(0, (-1, 2))  # (pairs, 2)
     return preference_loss(rewards[:, 0], rewards[:, 1])
 
@@ -90,7 +90,7 @@ def finetune_reward(model: RewardModel, training: PreferenceDataset,
 
 def reward_scores(model: RewardModel, answers: Sequence[Answer]) -> Tensor:
     """The rewards of answers as `encode_answer` gives them, (answers,), on the CPU."""
-    return read_answers(model, answers, lambda ids, labels: model(ids, answer_ends(labels)))
+    return read_answers(model, answers, lambda ids, labels: model(ids, ends_of_rows(labels)))
 
 # %% ../notebooks/08_preferences.ipynb #p8a00028
 def best_of_n(rewards: Tensor, values: Tensor, n: int) -> float:
@@ -154,7 +154,7 @@ def dpo_loss(log_probs: Tensor, reference: Tensor, beta: float = 0.1) -> Tensor:
 
 # %% ../notebooks/08_preferences.ipynb #p8a00036
 class DPOLoss:
-    """`dpo_loss` for `train`: token ids and labels, each (pairs, 2, tokens), reference (pairs, 2)."""
+    """`dpo_loss` for `train`: ids and labels (pairs, 2, tokens), reference (pairs, 2)."""
 
     def __init__(self, beta: float = 0.1):
         if not beta > 0:

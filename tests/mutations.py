@@ -189,7 +189,7 @@ MUTATIONS = {
         "formats.layouts", "same = torch.equal(found, embedding)", "same = True",
         ["open_weights", "formats/layouts", "formats/weight_files", "formats/gguf"]),
     "matrices of GPT-2 are written as they lie here": (
-        "formats.layouts", "(part.T if turned else part).contiguous()", "part.contiguous()",
+        "formats.layouts", "(part.T if self.lies_turned(name) else part).contiguous()", "part.contiguous()",
         ["formats/export", "formats/layouts"]),
     "4 bits: the value of code 0 given as that of code 8": (
         "formats.quantized", "(minimum + 8 * step).T", "minimum.T", ["formats/quantized"]),
@@ -488,7 +488,7 @@ MUTATIONS = {
         "preference_pairs", "labels[row, prompt_tokens : len(ids)] = ids[prompt_tokens:]",
         "labels[row, : len(ids)] = ids", ["preferences"]),
     "the reward is read after the padding": (
-        "preferences", "ends = answer_ends(labels.flatten(0, 1))", "ends = None", ["preferences"]),
+        "preferences", "ends = ends_of_rows(labels.flatten(0, 1))", "ends = None", ["preferences"]),
     "the reference is another pair's": (
         "preference_pairs", "(*batch, reference[places])", "(*batch, reference[: len(places)])", ["preferences"]),
     "the reference is always the model": (

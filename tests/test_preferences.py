@@ -19,7 +19,7 @@ from llmbook.llama import Llama, LlamaConfig
 from llmbook.lora import add_lora
 from llmbook.preference_pairs import (
     PreferenceDataset,
-    answer_ends,
+    ends_of_rows,
     check_learner,
     checked_rewards,
     collate_answers,
@@ -102,7 +102,7 @@ def test_a_story_goes_on_from_its_prompt_and_the_label_is_the_answers():
     assert token_ids.shape == labels.shape == (2, len(other[0]))
     assert labels[0].tolist() == [-100] * tokens + ids[tokens:].tolist() + [-100] * (len(other[0]) - len(ids))
     assert labels[1, 1:].tolist() == other[0][1:].tolist() and labels[1, 0] == -100
-    assert answer_ends(labels).tolist() == [len(ids), len(other[0])]
+    assert ends_of_rows(labels).tolist() == [len(ids), len(other[0])]
 
 
 def test_other_styles_are_those_of_chapter_7():
@@ -409,7 +409,7 @@ def test_a_batch_is_what_the_model_writes_now_with_its_advantages():
         start = [END, *PLAIN.encode(prompt)]
         assert token_ids[:, : len(start)].tolist() == [start] * 4
         assert (labels[:, : len(start)] == -100).all() and (labels[:, len(start)] != -100).all()
-        answers = [(ids[: int(end)], len(start)) for ids, end in zip(token_ids, answer_ends(labels))]
+        answers = [(ids[: int(end)], len(start)) for ids, end in zip(token_ids, ends_of_rows(labels))]
         assert [PLAIN.decode([t for t in ids[len(start):].tolist() if t != END]) for ids, _ in answers] == seen[-1]
         moved = answer_log_probs(model, answers) - answer_log_probs(draws.models[1], answers)
         wanted = leave_one_out(torch.tensor(ships(seen[-1])) - 0.3 * moved)

@@ -45,7 +45,7 @@ from llmbook.files import replace_file
 from llmbook.instructions import read_instructions, respond_all, split_instructions
 from llmbook.lora import add_lora
 from llmbook.open_weights import load_pretrained
-from llmbook.preference_pairs import answer_ends
+from llmbook.preference_pairs import ends_of_rows
 from llmbook.preferences import (
     PreferenceDataset,
     RewardModel,
@@ -91,7 +91,7 @@ class GroupedVotes:
 
 
 def grouped_loss(model: RewardModel, token_ids: Tensor, labels: Tensor, pairs: Tensor) -> Tensor:
-    rewards = model(token_ids, answer_ends(labels))  # (stories,)
+    rewards = model(token_ids, ends_of_rows(labels))  # (stories,)
     return preference_loss(rewards[pairs[:, 0]], rewards[pairs[:, 1]])
 
 

@@ -19,12 +19,12 @@ from llmbook.llama import Llama, LlamaConfig
 from llmbook.lora import add_lora
 from llmbook.preference_pairs import (
     PreferenceDataset,
-    ends_of_rows,
     check_learner,
     checked_rewards,
     collate_answers,
     encode_answer,
     encode_prompt_only,
+    ends_of_rows,
     preference_loader,
 )
 from llmbook.preferences import (

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Candidate', 'majority_vote', 'best_of', 'pass_at_k', 'group_advantages', 'token_logprobs', 'kl_estimate',
-           'policy_loss', 'Rollouts', 'grpo', 'Tool', 'Calculator', 'write_with_tool', 'GRPOConfig']
+           'policy_loss', 'GroupRollouts', 'grpo', 'Tool', 'Calculator', 'write_with_tool', 'GRPOConfig']
 
 # %% ../notebooks/09_reasoning.ipynb #e54a1ad8
 import copy
@@ -123,7 +123,7 @@ def policy_loss(model: LanguageModel, inputs: Tensor, targets: Tensor, advantage
     return -((gain * counts).sum(dim=1) / tokens).mean()
 
 # %% ../notebooks/09_reasoning.ipynb #912083c2
-class Rollouts:
+class GroupRollouts:
     """What the training loop learns from in `grpo`: responses that the model, as it is at that
     moment, writes to a few prompts, with their advantages.
 
@@ -217,14 +217,14 @@ def grpo(model: LanguageModel, prompts: Sequence[Tensor], reward: Reward, config
             ids (tokens,) and which of them the model chose (tokens,). `generate` alone if None.
         checkpoints, on_step: as in `llmbook.training.train`, whose loop this is.
 
-    Returns the history; its records have the figures of `Rollouts` too. Raises ValueError for
+    Returns the history; its records have the figures of `GroupRollouts` too. Raises ValueError for
     prompts, rewards and settings that cannot work, RuntimeError if the reward raises; the model is
     then as after the last whole step.
 
     Source: Shao et al., "DeepSeekMath" (2024), section 4.1.
     """
     reference = copy.deepcopy(model).eval().requires_grad_(False) if config.kl else None
-    rollouts = Rollouts(model, prompts, reward, config, write, reference)
+    rollouts = GroupRollouts(model, prompts, reward, config, write, reference)
 
     def loss_fn(model: LanguageModel, *batch: Tensor) -> Tensor:
         return policy_loss(model, *batch, clip=config.clip, kl=config.kl,

@@ -13,8 +13,8 @@ from llmbook.group_samples import ask_reward
 from llmbook.problems import END, PieceTokenizer
 from llmbook.reasoning import (
     Calculator,
+    GroupRollouts,
     GRPOConfig,
-    Rollouts,
     best_of,
     group_advantages,
     grpo,
@@ -227,7 +227,7 @@ def test_groups_are_of_one_prompt_and_rows_without_signal_left_out():
         seen.append(list(places))
         return [float(place == 1 and number % 2) for number, place in enumerate(places)]  # a signal for prompt 1 alone
 
-    rollouts = Rollouts(model, PROMPTS, reward, GRPOConfig(**{**SMALL, "prompts_per_step": 3}))
+    rollouts = GroupRollouts(model, PROMPTS, reward, GRPOConfig(**{**SMALL, "prompts_per_step": 3}))
     inputs, targets, advantages = next(iter(rollouts))
     assert sorted(set(seen[0])) == [0, 1, 2] and all(len(set(seen[0][i : i + 4])) == 1 for i in (0, 4, 8))
     assert len(inputs) == 4 and inputs[:, 0].tolist() == [3] * 4  # those of prompt 1 only
@@ -238,7 +238,8 @@ def test_groups_are_of_one_prompt_and_rows_without_signal_left_out():
 
 def test_the_prompt_is_never_learned():
     model = tiny()
-    rollouts = Rollouts(model, [torch.tensor([4, 5, 6])], likes_sevens, GRPOConfig(**{**SMALL, "prompts_per_step": 8}))
+    config = GRPOConfig(**{**SMALL, "prompts_per_step": 8})
+    rollouts = GroupRollouts(model, [torch.tensor([4, 5, 6])], likes_sevens, config)
     inputs, targets, _ = next(iter(rollouts))
     assert (targets[:, :2] == -100).all() and (targets[:, 2:6] >= 0).all() and inputs.shape[1] == 6
 
@@ -257,7 +258,7 @@ def test_every_prompt_has_its_turn_before_any_comes_again():
 def test_samples_used_twice_are_weighed_by_their_ratio():
     model = tiny()
     config = GRPOConfig(**{**SMALL, "updates": 2, "max_steps": 4})
-    batches, taken = iter(Rollouts(model, PROMPTS, likes_sevens, config)), []
+    batches, taken = iter(GroupRollouts(model, PROMPTS, likes_sevens, config)), []
     for _ in range(3):
         taken.append(next(batches))
     assert taken[0][0] is taken[1][0] and taken[1][0] is not taken[2][0]
@@ -271,20 +272,20 @@ def test_the_reference_is_the_model_at_the_start_and_stays():
     model, kept = tiny(), []
     start = copy.deepcopy(model)
     config = GRPOConfig(**{**SMALL, "kl": 0.5, "max_steps": 5, "learning_rate": 1e-2})
-    original = Rollouts._sample
+    original = GroupRollouts._sample
 
-    class Watched(Rollouts):
+    class Watched(GroupRollouts):
         def _sample(self):
             batch = original(self)
             kept.append((batch, token_logprobs(start, batch[0], batch[1]).detach()))
             return batch
 
     import llmbook.reasoning as module
-    module.Rollouts, before = Watched, module.Rollouts
+    module.GroupRollouts, before = Watched, module.GroupRollouts
     try:
         grpo(model, PROMPTS, likes_sevens, config)
     finally:
-        module.Rollouts = before
+        module.GroupRollouts = before
     assert len(kept) == 5 and not torch.equal(weights(model), weights(start))
     for batch, of_start in kept:
         assert torch.allclose(batch[4], of_start, atol=1e-5)
@@ -479,7 +480,7 @@ def test_what_the_tool_wrote_is_not_learned():
         return [(torch.cat([text, answer]), own)] * len(prompts)
 
     config = GRPOConfig(**{**SMALL, "max_new_tokens": 20})
-    rollouts = Rollouts(model, [text], lambda places, _: [float(i % 2) for i in range(len(places))], config, write)
+    rollouts = GroupRollouts(model, [text], lambda places, _: [float(i % 2) for i in range(len(places))], config, write)
     _, targets, _ = next(iter(rollouts))
     learned = [tokenizer.decode([t]) for t in targets[0].tolist() if t >= 0]
     assert learned == [" think: ", "<calc>", "3", "*", "4", "</calc>", " answer: ", "12", END]

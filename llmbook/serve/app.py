@@ -28,14 +28,14 @@ from .gate import Gate
 from .page import page_response
 from .protocol import ChatFormat, CompletionFormat, Format, ToolHook, event, failure
 
-__all__ = ["Settings", "make_app"]
+__all__ = ["ServerSettings", "make_app"]
 
 _BODY_SECONDS = 30  # to send a body
 _SEND_SECONDS = 60  # beyond the time limit, for a client that reads slowly
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """How a model is served.
 
     Args:
@@ -64,7 +64,7 @@ class Settings:
     tools: ToolHook | None = None
 
 
-def make_app(engine: Engine, settings: Settings) -> Any:
+def make_app(engine: Engine, settings: ServerSettings) -> Any:
     """The ASGI application that serves an engine's model."""
     service = _Service(engine, settings)
     routes = [Route("/", page_response), Route("/health", service.health), Route("/v1/models", service.models),
@@ -103,7 +103,7 @@ async def _on_fault(_: HttpRequest, error: Exception) -> Response:
 class _Service:
     """The answers to the addresses under /v1."""
 
-    def __init__(self, engine: Engine, settings: Settings):
+    def __init__(self, engine: Engine, settings: ServerSettings):
         self.engine, self.settings, self.tokenizer = engine, settings, engine.tokenizer
         self.template, self.why_not = settings.template, ""
         try:

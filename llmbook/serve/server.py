@@ -18,7 +18,7 @@ from typing import Any
 import uvicorn
 from torch import nn
 
-from .app import Settings, make_app
+from .app import ServerSettings, make_app
 from .engine import Engine
 
 __all__ = ["LOOPBACK", "Server"]
@@ -39,7 +39,7 @@ class Server:
         port: 0 takes any that is free.
         rows, waiting, prefix_bytes, context: see `llmbook.serve.engine.Engine`.
         allow_hosts: further names under which the server is called. On the loopback no other name is taken for it.
-        settings: further ones of `llmbook.serve.app.Settings`.
+        settings: further ones of `llmbook.serve.app.ServerSettings`.
 
     Attributes:
         url: "http://127.0.0.1:8000". engine: the thread that decodes.
@@ -56,7 +56,7 @@ class Server:
         self.loopback = ipaddress.ip_address(address).is_loopback
         self.url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
         hosts = (*LOOPBACK, host, address, *allow_hosts) if self.loopback else None
-        app = make_app(self.engine, Settings(name, hosts=hosts, **settings))
+        app = make_app(self.engine, ServerSettings(name, hosts=hosts, **settings))
         config = uvicorn.Config(app, http="h11", ws="none", loop="asyncio", lifespan="off", log_config=None,
                                 access_log=False, server_header=False, proxy_headers=False,
                                 timeout_graceful_shutdown=_GRACE, h11_max_incomplete_event_size=_HEADER_BYTES)

@@ -24,7 +24,7 @@ from typing import Any
 
 from .answer_checks import arithmetic
 
-__all__ = ["ANSWER", "END", "KINDS_OF_PROBLEM", "THINK", "PieceTokenizer", "Problem", "boxes", "countdown",
+__all__ = ["ANSWER", "END", "KINDS_OF_PROBLEM", "THINK", "PieceTokenizer", "WorkedProblem", "boxes", "countdown",
            "final_answer", "is_right", "is_worked_right", "number_stories", "true_steps"]
 
 THINK, ANSWER, END = " think: ", " answer: ", "\n"
@@ -40,7 +40,7 @@ _PIECES = (END, *map(str, range(MOST + 1)), *"+-*/=().", "; ", THINK, ANSWER, "<
 
 
 @dataclass(frozen=True)
-class Problem:
+class WorkedProblem:
     """A question and what is known about its answer.
 
     Attributes: kind, one of `KINDS_OF_PROBLEM`; prompt, the question; steps, true calculations such as "7+8=15" that
@@ -89,7 +89,8 @@ def _drawn(seed: int, n: int, part: str, draw: Any) -> Iterator[Any]:
             yield problem
 
 
-def number_stories(seed: int, n: int, part: str = "train", steps: Collection[int] = (1, 2, 3, 4)) -> list[Problem]:
+def number_stories(seed: int, n: int, part: str = "train",
+                   steps: Collection[int] = (1, 2, 3, 4)) -> list[WorkedProblem]:
     """Problems of the kind "story": a number from 0 to 20 that changes so many times by 1 to 9.
 
     seed: another one gives other problems. part: "train", "val" or "test". Raises ValueError for another part and for a
@@ -98,7 +99,7 @@ def number_stories(seed: int, n: int, part: str = "train", steps: Collection[int
     if not steps or min(steps) < 1:
         raise ValueError(f"steps is {tuple(steps)}: give numbers of steps, at least 1 each")
 
-    def draw(source: random.Random) -> tuple[tuple[int, ...], Problem]:
+    def draw(source: random.Random) -> tuple[tuple[int, ...], WorkedProblem]:
         now = source.randint(1, MOST)
         numbers, text, done = [now], f"{source.choice(NAMES)} has {now} {source.choice(THINGS)}", []
         for _ in range(source.choice(tuple(steps))):
@@ -108,33 +109,33 @@ def number_stories(seed: int, n: int, part: str = "train", steps: Collection[int
             done.append(f"{now}{change:+d}={now + change}")
             now += change
             numbers.append(change)
-        return tuple(numbers), Problem("story", text + ".", tuple(done), str(now), len(done))
+        return tuple(numbers), WorkedProblem("story", text + ".", tuple(done), str(now), len(done))
 
     return list(_drawn(seed, n, part, draw))
 
 
-def boxes(seed: int, n: int, part: str = "train", digits: Collection[int] = (1, 2, 3)) -> list[Problem]:
+def boxes(seed: int, n: int, part: str = "train", digits: Collection[int] = (1, 2, 3)) -> list[WorkedProblem]:
     """Problems of the kind "boxes": a product of a number with so many digits and one of one or two digits."""
     if not digits or min(digits) < 1:
         raise ValueError(f"digits is {tuple(digits)}: give numbers of digits, at least 1 each")
 
-    def draw(source: random.Random) -> tuple[tuple[int, int], Problem]:
+    def draw(source: random.Random) -> tuple[tuple[int, int], WorkedProblem]:
         size = source.choice(tuple(digits))
         many, each = source.randrange(10 ** (size - 1), 10**size), source.randint(2, 99)
         text = f"{many} boxes of {each} {source.choice(THINGS)}."
-        return (many, each), Problem("boxes", text, (f"{many}*{each}={many * each}",), str(many * each), size)
+        return (many, each), WorkedProblem("boxes", text, (f"{many}*{each}={many * each}",), str(many * each), size)
 
     return list(_drawn(seed, n, part, draw))
 
 
-def countdown(seed: int, n: int, part: str = "train", numbers: int = 3) -> list[Problem]:
+def countdown(seed: int, n: int, part: str = "train", numbers: int = 3) -> list[WorkedProblem]:
     """Problems of the kind "countdown": a target from 1 to 99 that is to be calculated from so many numbers below 20,
     each used once, by + - and *. One solution is known; `is_right` accepts any.
     """
     if not 2 <= numbers <= 5:
         raise ValueError(f"numbers is {numbers}: give 2 to 5")
 
-    def draw(source: random.Random) -> tuple[tuple[int, ...], Problem]:
+    def draw(source: random.Random) -> tuple[tuple[int, ...], WorkedProblem]:
         while True:
             given = [source.randint(1, 19) for _ in range(numbers)]
             order = source.sample(given, numbers)
@@ -142,7 +143,8 @@ def countdown(seed: int, n: int, part: str = "train", numbers: int = 3) -> list[
             target = _whole(way)
             if 1 <= target <= 99:
                 text = f"Make {target} from {', '.join(map(str, given))}."
-                return (target, *sorted(given)), Problem("countdown", text, (f"{way}={target}",), way, numbers - 1)
+                problem = WorkedProblem("countdown", text, (f"{way}={target}",), way, numbers - 1)
+                return (target, *sorted(given)), problem
 
     return list(_drawn(seed, n, part, draw))
 
@@ -156,7 +158,7 @@ def final_answer(response: str) -> str:
     return answer.strip() if mark and end else ""
 
 
-def is_right(problem: Problem, response: str) -> bool:
+def is_right(problem: WorkedProblem, response: str) -> bool:
     """Whether a response ends with the right answer. What comes before does not count.
 
     Countdown: any calculation that uses each number once and comes to the target. A response that is anything a model
@@ -174,7 +176,7 @@ def is_right(problem: Problem, response: str) -> bool:
         return False
 
 
-def is_worked_right(problem: Problem, response: str) -> bool:
+def is_worked_right(problem: WorkedProblem, response: str) -> bool:
     """Whether the answer is right and every calculation that the response states on the way is true, too."""
     true, stated = true_steps(response)
     return is_right(problem, response) and true == stated

@@ -8,7 +8,7 @@ import pytest
 from llmbook.answer_checks import arithmetic
 from llmbook.problems import (
     PieceTokenizer,
-    Problem,
+    WorkedProblem,
     boxes,
     countdown,
     final_answer,
@@ -28,7 +28,7 @@ def test_parts_share_no_numbers(kind):
     assert not parts["train"] & parts["test"] and not parts["train"] & parts["val"] and not parts["val"] & parts["test"]
 
 
-def signed(problem: Problem) -> tuple[str, ...]:
+def signed(problem: WorkedProblem) -> tuple[str, ...]:
     if problem.kind != "story":
         return tuple(re.findall(r"\d+", problem.prompt))
     return problem.steps
@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_and_another_gives_others():
 
 
 def test_only_the_answer_at_the_end_counts():
-    problem = Problem("story", "Mira has 7 shells, finds 8.", ("7+8=15",), "15", 1)
+    problem = WorkedProblem("story", "Mira has 7 shells, finds 8.", ("7+8=15",), "15", 1)
     assert is_right(problem, " think: 7+8=99 answer: 15\n")  # whatever the way there
     assert not is_worked_right(problem, " think: 7+8=99 answer: 15\n")
     for wrong in ("15", " think: 15\n", " answer: 15", " answer: 155\n", " answer: 1\n", "", " answer: 15 answer: 3\n"):
@@ -77,7 +77,7 @@ def test_true_steps_are_counted():
 
 
 def test_countdown_takes_any_calculation_with_each_number_once():
-    problem = Problem("countdown", "Make 24 from 3, 5, 9.", ("3*5+9=24",), "3*5+9", 2)
+    problem = WorkedProblem("countdown", "Make 24 from 3, 5, 9.", ("3*5+9=24",), "3*5+9", 2)
     for right in ("9+5*3", "(9+5*3)", "5*3+9"):
         assert is_right(problem, f" answer: {right}\n")
     for wrong in ("24", "3*8", "3*5+9+0", "3*5+5+9-5", "9+5+3", "3**5-9", "__import__('os')", "3*5+", "((((9"):
@@ -85,7 +85,7 @@ def test_countdown_takes_any_calculation_with_each_number_once():
 
 
 def test_checking_takes_no_time_whatever_is_written():
-    problem = Problem("countdown", "Make 24 from 3, 5, 9.", ("3*5+9=24",), "3*5+9", 2)
+    problem = WorkedProblem("countdown", "Make 24 from 3, 5, 9.", ("3*5+9=24",), "3*5+9", 2)
     pieces, draw = PieceTokenizer().pieces, random.Random(0)
     for _ in range(300):
         text = "".join(draw.choice(pieces) for _ in range(60))

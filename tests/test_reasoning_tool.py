@@ -16,10 +16,10 @@ from llmbook.book.reasoning import (
 )
 from llmbook.book.studies import KeptRuns
 from llmbook.gpt import GPT, GPTConfig
-from llmbook.problems import PieceTokenizer, Problem, number_stories
+from llmbook.problems import PieceTokenizer, WorkedProblem, number_stories
 from tools import reasoning as tool
 
-PROBLEM = Problem("story", "Mira has 7 shells, finds 8, loses 3.", ("7+8=15", "15-3=12"), "12", 2)
+PROBLEM = WorkedProblem("story", "Mira has 7 shells, finds 8, loses 3.", ("7+8=15", "15-3=12"), "12", 2)
 
 
 def small():

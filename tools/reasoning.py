@@ -36,7 +36,7 @@ from llmbook.book.studies import KeptRuns, seconds_option, tell_whether_complete
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.group_samples import GRPOConfig
 from llmbook.instructions import collate_instructions, response_loss
-from llmbook.problems import ANSWER, THINK, PieceTokenizer, Problem, boxes, is_right, number_stories
+from llmbook.problems import ANSWER, THINK, PieceTokenizer, WorkedProblem, boxes, is_right, number_stories
 from llmbook.reasoning import Calculator, grpo, write_with_tool
 from llmbook.training import TrainingConfig, save_model, train
 
@@ -153,7 +153,7 @@ class Curve:
         self.spent += time.process_time() - before
 
 
-def reinforced(seed: int, model: nn.Module | None = None, judge: Callable[[Problem, str], float] = is_right,
+def reinforced(seed: int, model: nn.Module | None = None, judge: Callable[[WorkedProblem, str], float] = is_right,
                steps: tuple[int, ...] = STEPS, test: bool = True, **changes: Any) -> tuple[nn.Module, dict[str, Any]]:
     """A run of GRPO on stories, and its figures."""
     model = load_reasoner()[0] if model is None else model
@@ -166,7 +166,7 @@ def reinforced(seed: int, model: nn.Module | None = None, judge: Callable[[Probl
                    **({"after": judged(model, part="test")} if test else {})}
 
 
-def paid_by_the_step(problem: Problem, response: str) -> float:
+def paid_by_the_step(problem: WorkedProblem, response: str) -> float:
     """A reward with a hole: 1 for the right answer, and a half for each step, to encourage thinking."""
     return is_right(problem, response) + 0.5 * response.count("=")
 

@@ -16,7 +16,7 @@ from ..files import data_folder
 from ..generation import generate
 from ..group_samples import Reward
 from ..model_files import load_model
-from ..problems import THINK, PieceTokenizer, Problem, is_right
+from ..problems import THINK, PieceTokenizer, WorkedProblem, is_right
 from ..reasoning import token_logprobs
 from .figures import BLUE, GREEN, GREY, ORANGE, PURPLE
 from .storytelling import Share
@@ -34,12 +34,12 @@ def load_reasoner() -> tuple[nn.Module, PieceTokenizer]:
     return load_model(data_folder() / "reasoner", "cpu", torch.float32), PieceTokenizer()
 
 
-def problem_ids(problems: Sequence[Problem], tokenizer: PieceTokenizer, first: str = "") -> list[Tensor]:
+def problem_ids(problems: Sequence[WorkedProblem], tokenizer: PieceTokenizer, first: str = "") -> list[Tensor]:
     """Each problem's prompt, and how its answer begins if that is given, as ids (tokens,)."""
     return [torch.tensor(tokenizer.encode(problem.prompt + first)) for problem in problems]
 
 
-def ask_problems(model: nn.Module, tokenizer: PieceTokenizer, problems: Sequence[Problem], samples: int = 1,
+def ask_problems(model: nn.Module, tokenizer: PieceTokenizer, problems: Sequence[WorkedProblem], samples: int = 1,
                  first: str = "", temperature: float = 1.0, max_new_tokens: int = 48,
                  seed: int = 0) -> list[list[str]]:
     """So many responses to each problem, as texts that begin with `first`. A seed gives the same ones again."""
@@ -51,7 +51,7 @@ def ask_problems(model: nn.Module, tokenizer: PieceTokenizer, problems: Sequence
     return [responses[start : start + samples] for start in range(0, len(responses), samples)]
 
 
-def right_share_of(problems: Sequence[Problem], responses: Sequence[Sequence[str]]) -> Share:
+def right_share_of(problems: Sequence[WorkedProblem], responses: Sequence[Sequence[str]]) -> Share:
     """How many of all responses end with the right answer."""
     right = [is_right(problem, text) for problem, texts in zip(problems, responses) for text in texts]
     return Share(sum(right), len(right))
@@ -63,8 +63,8 @@ def with_steps(responses: Sequence[Sequence[str]]) -> float:
     return sum(text.startswith(THINK) for text in texts) / len(texts)
 
 
-def reward_for(problems: Sequence[Problem], tokenizer: PieceTokenizer,
-               judge: Callable[[Problem, str], float] = is_right) -> Reward:
+def reward_for(problems: Sequence[WorkedProblem], tokenizer: PieceTokenizer,
+               judge: Callable[[WorkedProblem, str], float] = is_right) -> Reward:
     """A reward for `llmbook.reasoning.grpo`, by what `judge` says of a problem and the text of a response."""
     def reward(places: Sequence[int], responses: Sequence[Tensor]) -> list[float]:
         return [float(judge(problems[place], tokenizer.decode(ids.tolist()))) for place, ids in zip(places, responses)]
@@ -73,7 +73,7 @@ def reward_for(problems: Sequence[Problem], tokenizer: PieceTokenizer,
 
 
 @torch.no_grad()
-def entropy_of(model: nn.Module, tokenizer: PieceTokenizer, problems: Sequence[Problem],
+def entropy_of(model: nn.Module, tokenizer: PieceTokenizer, problems: Sequence[WorkedProblem],
                responses: Sequence[Sequence[str]]) -> float:
     """Nats per token that the model was unsure, by what it sampled: the mean of -log p(token)."""
     rows = [(tokenizer.encode(problem.prompt), tokenizer.encode(text))

@@ -22,7 +22,7 @@ from ..formats.conversations import answer_ends
 from ..formats.tokenizers import encode_prompt, end_tokens
 from ..generation import Sampling
 from .answers import Ended, Piece
-from .bodies import ApiError, ChatBody, CompletionBody, read_json
+from .bodies import ApiError, ChatBody, CompletionBody, read_body
 from .engine import Busy, Closed, Engine, Job, Request
 from .gate import Gate
 from .page import page_response
@@ -127,7 +127,7 @@ class _Service:
         return JSONResponse(model)
 
     async def chat(self, http: HttpRequest) -> Response:
-        body: ChatBody = read_json(ChatBody, await self._content(http))
+        body: ChatBody = read_body(ChatBody, await self._content(http))
         self._check_model(body.model)
         if self.template is None:
             raise ApiError(400, f"{self.settings.name} is a base model, which was never taught to answer "
@@ -156,7 +156,7 @@ class _Service:
         return [{"role": message["role"], "content": message["content"]} for message in messages]
 
     async def complete(self, http: HttpRequest) -> Response:
-        body: CompletionBody = read_json(CompletionBody, await self._content(http))
+        body: CompletionBody = read_body(CompletionBody, await self._content(http))
         self._check_model(body.model)
         try:
             ids = body.prompt

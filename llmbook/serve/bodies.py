@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-__all__ = ["ApiError", "ChatBody", "CompletionBody", "read_json"]
+__all__ = ["ApiError", "ChatBody", "CompletionBody", "read_body"]
 
 MOST_STOPS, MOST_TOP = 4, 20
 # What changes nothing here, and is taken without a word.
@@ -139,7 +139,7 @@ class CompletionBody(Body):
         return self.logprobs
 
 
-def read_json(kind: type[Body], content: bytes) -> Any:
+def read_body(kind: type[Body], content: bytes) -> Any:
     """A body from bytes. Raises ApiError in one line that names the first part that is wrong."""
     try:
         given = json.loads(content)

@@ -481,7 +481,7 @@ def test_a_fault_is_told_and_the_next_request_is_answered(pair, monkeypatch):
         assert "too little" in events(text)[-1]["error"]["message"]
         monkeypatch.setattr(server.engine.rows, "step", real)
         assert caller.complete(temperature=0)[0] == 200
-        monkeypatch.setattr(app_module, "read_json", lambda *_: 1 / 0)
+        monkeypatch.setattr(app_module, "read_body", lambda *_: 1 / 0)
         status, answer = caller.complete()
         assert status == 500 and "a fault of the server (ZeroDivisionError)" in answer["error"]["message"]
 

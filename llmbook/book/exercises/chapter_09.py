@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from llmbook.book.exercises import Wrong, close, compare, exercise, expect, expect_number, expect_tensor
 from llmbook.gpt import GPT, GPTConfig
-from llmbook.problems import Problem
+from llmbook.problems import WorkedProblem
 
-PROBLEM = Problem("story", "Mira has 7 shells, finds 8, loses 3.", ("7+8=15", "15-3=12"), "12", 2)
+PROBLEM = WorkedProblem("story", "Mira has 7 shells, finds 8, loses 3.", ("7+8=15", "15-3=12"), "12", 2)
 
 
 def _numbers(seed: int, *shape: int) -> Tensor:
@@ -74,7 +74,7 @@ def exercise_3(repaired: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
 
 
 @exercise("9.4", "What is rewarded is what you get, so a reward must be as hard to please as the goal.")
-def exercise_4(mended: Callable[[Problem, str], float]) -> None:
+def exercise_4(mended: Callable[[WorkedProblem, str], float]) -> None:
     cases = [(" think: 7+8=15; 15-3=12 answer: 12\n", True, "a worked and right answer"),
              (" answer: 12\n", True, "a right answer at once"),
              (" think: 7+8=15; 15-3=13 answer: 12\n", True, "a right answer after a wrong step (the answer counts)"),
@@ -118,7 +118,7 @@ def exercise_5(reference_of: Callable[[nn.Module], nn.Module]) -> None:
 
 
 @exercise("9.6", "Right first, short second. Now train with it for a minute, and look at the lengths.")
-def exercise_6(short_and_right: Callable[[Problem, str], float]) -> None:
+def exercise_6(short_and_right: Callable[[WorkedProblem, str], float]) -> None:
     def value(response: str) -> float:
         answer: Any = short_and_right(PROBLEM, response)
         return expect_number(answer)

@@ -50,17 +50,17 @@ def test_a_share_says_its_number_and_its_interval():
 def test_stories_begin_where_documents_do_and_end_at_the_next(model, tokenizer, monkeypatch):
     asked = []
 
-    def generate(model, prompts, room, temperature, stop_tokens, seed, vocab_size):
-        asked.append(([prompt.tolist() for prompt in prompts], room, temperature, seed))
+    def generate(model, prompts, room, temperature, top_p, stop_tokens, seed, vocab_size):
+        asked.append(([prompt.tolist() for prompt in prompts], room, temperature, top_p, seed))
         return [torch.cat([prompt, torch.tensor([65 + len(prompt), tokenizer.eot_token])]) for prompt in prompts]
 
     monkeypatch.setattr(storytelling, "generate", generate)
     monkeypatch.setattr(storytelling, "BATCH", 2)
     end, openings = tokenizer.eot_token, ["xyz", "", "x"]
-    assert tell_stories(model, tokenizer, 3, 0.5, 7, openings) == [
+    assert tell_stories(model, tokenizer, 3, 0.5, 7, openings, top_p=0.9) == [
         text + tokenizer.decode([66 + len(tokenizer.encode(text))]) for text in openings]
-    assert asked == [([[end], [end, *tokenizer.encode("x")]], 62, 0.5, 7), ([[end, *tokenizer.encode("xyz")]],
-                     63 - len(tokenizer.encode("xyz")), 0.5, 9)]
+    assert asked == [([[end], [end, *tokenizer.encode("x")]], 62, 0.5, 0.9, 7), ([[end, *tokenizer.encode("xyz")]],
+                     63 - len(tokenizer.encode("xyz")), 0.5, 0.9, 9)]
 
 
 def test_a_seed_repeats_stories(model, tokenizer):

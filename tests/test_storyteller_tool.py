@@ -59,7 +59,7 @@ def home(finished, tmp_path, monkeypatch):
     shutil.copy(finished / "run.toml", target)
     for module in ("llmbook.formats.shipped", "llmbook.book.corpora", "tools.storyteller"):
         monkeypatch.setattr(f"{module}.data_folder", lambda: tmp_path / "data")
-    monkeypatch.setattr(storyteller, "tell_stories", lambda model, tokenizer, n, *_: corpora.story_documents(n))
+    monkeypatch.setattr(storyteller, "tell_stories", lambda model, tokenizer, n, *_, **__: corpora.story_documents(n))
     monkeypatch.setattr(storyteller, "asked_endings", lambda model, tokenizer, n, *_: {
         "asked": storyteller.Share(1, n), "any": storyteller.Share(2, n)})
     monkeypatch.setattr(storyteller, "story_loss", lambda *_: (2.0, 0.7))
@@ -125,7 +125,7 @@ def test_judge_prints_shares_with_intervals(finished, home, capsys):
 
 
 def test_judge_names_the_problems_and_shows_stories(finished, home, capsys, monkeypatch):
-    monkeypatch.setattr(storyteller, "tell_stories", lambda *_: ["Fish the of.", "Fish of the."])
+    monkeypatch.setattr(storyteller, "tell_stories", lambda *_, **__: ["Fish the of.", "Fish of the."])
     storyteller.main(["judge", "--model", str(finished / "run"), "--n", "2", "--show", "1"])
     out = capsys.readouterr().out
     assert 'with the problem "unknown sentence"' in out and "2 of 2" in out

@@ -1,5 +1,6 @@
 """The chat page, in a real browser: it streams, stops, edits, regenerates, and shows what the model was sure of."""
 
+import json
 import re
 import threading
 import time
@@ -39,11 +40,21 @@ def server():
         yield running
 
 
+def same_each_time(route) -> None:
+    """Adds a seed to what the page asks for and keeps answers short, so that two of them fit into the tiny context."""
+    asked = route.request.post_data_json if route.request.method == "POST" else None
+    if asked is None:
+        return route.continue_()
+    short = {"max_tokens": min(asked["max_tokens"], 20)} if "max_tokens" in asked else {}
+    return route.continue_(post_data=json.dumps({**asked, "seed": 1, **short}))
+
+
 def open_page(browser, server, **options):
     page = browser.new_page(viewport={"width": options.pop("width", 800), "height": 800}, **options)
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+    page.route("**/v1/**", same_each_time)
     response = page.goto(server.url)
     page.headers = response.headers
     page.wait_for_selector("body[data-ready]")

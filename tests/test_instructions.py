@@ -15,7 +15,7 @@ from llmbook.devices import autocast
 from llmbook.formats.pretrained_tokenizer import PretrainedTokenizer
 from llmbook.formats.tokenizer_runners import EncodingRunner
 from llmbook.generation import generate
-from llmbook.gpt import GPT, GPTConfig
+from llmbook.gpt import GPT
 from llmbook.instructions import (
     ConversationDataset,
     InstructionDataset,
@@ -37,10 +37,11 @@ from llmbook.instructions import (
     split_instructions,
     style_for,
 )
-from llmbook.llama import Llama, LlamaConfig
+from llmbook.llama import Llama
 from llmbook.scale.checkpoints import Checkpoints
 from llmbook.text import train_bpe
 from llmbook.training import TrainingConfig, evaluate, load_model, next_token_loss, save_model, train
+from tests.support.small_models import small_model
 from tests.support.watched import watched_train
 
 WORDS = "the sea a ship captain wind harbour night rope sail storm gold map island bird salt".split()
@@ -65,20 +66,7 @@ def exact(monkeypatch):
 
 
 def language_model(family: str = "GPT", spread: float | None = None, **changes) -> GPT | Llama:
-    """With a `spread`, all weights are far from what they start with, so that mistakes show."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 300, "context_length": 96, "d_model": 32, "n_heads": 4, "n_layers": 2}
-    if family == "GPT":
-        model = GPT(GPTConfig(**{**sizes, "dropout": 0.0, **changes}))
-    else:
-        model = Llama(LlamaConfig(**{**sizes, "n_kv_heads": 2, "d_hidden": 64, **changes}))
-    if spread:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.normal_(std=spread)
-                if "norm" in name and name.endswith("weight"):
-                    parameter += 1.0
-    return model.eval()
+    return small_model(family, 32, 96, spread, **changes).eval()
 
 
 def table(*rows: tuple[str, str, str]) -> pd.DataFrame:

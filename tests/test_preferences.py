@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from llmbook import preferences
-from llmbook.gpt import GPT, GPTConfig
+from llmbook.gpt import GPT
 from llmbook.instructions import encode_entry
-from llmbook.llama import Llama, LlamaConfig
+from llmbook.llama import Llama
 from llmbook.lora import add_lora
 from llmbook.preference_pairs import (
     PreferenceDataset,
@@ -47,6 +47,7 @@ from llmbook.preferences import (
 )
 from llmbook.scale.checkpoints import Checkpoints
 from llmbook.text import train_bpe
+from tests.support.small_models import small_model
 
 WORDS = "the sea a ship captain wind harbour night rope sail storm gold map island bird salt".split()
 TEXT = " ".join(f"{word} {other}" for word in WORDS for other in WORDS)
@@ -60,21 +61,8 @@ VOTES = [{"prompt": "the", "chosen": " gold bird", "rejected": " salt"},
          {"prompt": "a captain", "chosen": " rope", "rejected": " sail map"}]
 
 
-def language_model(family: str = "GPT", spread: float | None = 0.3, **changes) -> nn.Module:
-    """With a `spread`, all weights are far from what they start with, so that mistakes show."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 300, "context_length": 64, "d_model": 16, "n_heads": 2, "n_layers": 2}
-    if family == "GPT":
-        model = GPT(GPTConfig(**{**sizes, "dropout": 0.0, **changes}))
-    else:
-        model = Llama(LlamaConfig(**{**sizes, "n_kv_heads": 1, "d_hidden": 32, **changes}))
-    if spread:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.normal_(std=spread)
-                if "norm" in name and name.endswith("weight"):
-                    parameter += 1.0
-    return model
+def language_model(family: str = "GPT", spread: float | None = 0.3, **changes) -> GPT | Llama:
+    return small_model(family, 16, 64, spread, **changes)
 
 
 def dataset(votes=VOTES, context_length: int = 64, style: str = "story", tokenizer=PLAIN) -> PreferenceDataset:

@@ -17,11 +17,11 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from llmbook.book.packing import pack_model
 from llmbook.book.storytelling import (
     SKILLS,
     Share,
@@ -32,7 +32,7 @@ from llmbook.book.storytelling import (
     tell_stories,
 )
 from llmbook.cli.main import main as llmbook
-from llmbook.cli.models import keep_tokenizer, open_model
+from llmbook.cli.models import open_model
 from llmbook.files import data_folder, replace_file
 from llmbook.open_weights import load_pretrained
 from llmbook.scale.run_state import NOT_COMPARED
@@ -40,7 +40,7 @@ from llmbook.scale.token_files import TokenFiles, write_token_files
 from llmbook.scale.token_shards import TokenHeader
 from llmbook.storyworld import check, stories
 from llmbook.text import load_tokenizer, save_tokenizer
-from llmbook.training import load_model, save_model
+from llmbook.training import load_model
 
 try:
     import tomllib
@@ -78,17 +78,8 @@ def pack(run: Path, target: Path) -> None:
     if not (run / "model" / "config.json").is_file():
         fail(f"{run} has no model yet: wait until the run is complete")
     check_settings(run, target / "run.toml")
-    model = load_model(run / "model", "cpu").to(torch.bfloat16)
-    target.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as folder:
-        save_model(model, folder)
-        new = sorted(Path(folder).iterdir(), key=lambda path: path.name == "config.json")  # which names the weights
-        for path in new:
-            replace_file(target / path.name, path.read_bytes())
-    for path in target.glob("model-*.safetensors"):
-        if path.name not in {item.name for item in new}:
-            path.unlink()
-    keep_tokenizer(load_tokenizer(run / "model" / "tokenizer.json"), target, begins_with_end=True)
+    model = load_model(run / "model", "cpu")
+    pack_model(model, load_tokenizer(run / "model" / "tokenizer.json"), target)
     tokens, count = tokens_of(run)
     replace_file(target / "log.csv", thinned((run / "log.csv").read_text(encoding="utf-8"), tokens / count).encode())
     size = sum(path.stat().st_size for path in target.iterdir())

@@ -72,7 +72,7 @@ def _box(ballot: Ballot, ipywidgets: object) -> object:
 
     def refresh() -> None:
         place, all_pairs = len(ballot.answers), len(ballot.pairs)
-        state.value = f"{len(ballot.votes)} votes, pair {min(place + 1, all_pairs)} of {all_pairs}"
+        state.value = f"votes: {len(ballot.votes)}, pair {min(place + 1, all_pairs)} of {all_pairs}"
         if place >= all_pairs:
             texts.value, state.value = "", f"{len(ballot.votes)} votes: you have seen all pairs. Run the next cells."
             for button in buttons:

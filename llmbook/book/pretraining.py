@@ -209,16 +209,21 @@ def draw_repeats(shares: Mapping[str, Mapping[float, Sequence[float]]], title: s
 
 
 def draw_scaling(table: pd.DataFrame) -> tuple[Axes, tuple[float, float]]:
-    """Held-out loss against tokens read, a line per size, and the fit through the best of each budget, as `(a, b)`."""
+    """Held-out loss against tokens read, a line per size, and the fit through the best of each budget, as `(a, b)`.
+
+    Only budgets that more than one size was given are fitted: the line goes on to the longer runs, which did not shape
+    it."""
     _, ax = plt.subplots(figsize=(7, 4))
     for (size, rows), colour, mark in zip(table.groupby("parameters"), (ORANGE, BLUE, GREEN, PURPLE), "os^d"):
         rows = rows.sort_values("tokens")
         ax.loglog(rows["tokens"], rows["loss"], marker=mark, color=colour, label=f"{size / 1e6:.1f}M parameters")
-    best = table.groupby("tokens")["loss"].min()
+    budgets = table.groupby("tokens")
+    best = budgets["loss"].min()[budgets["parameters"].nunique() > 1]
     a, b = fit_power_law(best.index, best.to_numpy())
-    ends = np.array([best.index.min(), best.index.max()], float)
-    ax.loglog(ends, a / ends**b, color=GREY, linestyle="--", label=f"fit: loss = {a:.3g} / tokens^{b:.2f}")
-    ax.set(title="More tokens, lower loss; which size is best depends on the budget", xlabel="tokens read",
+    ends = np.array([table["tokens"].min(), table["tokens"].max()], float)
+    ax.loglog(ends, a / ends**b, color=GREY, linestyle="--",
+              label=f"fit to {best.index.max() / 1e6:.1f}M tokens: {a:.3g} / tokens^{b:.2f}")
+    ax.set(title="Held-out loss falls with the tokens read", xlabel="tokens read",
            ylabel="held-out loss (nats per token)")
     ax.legend(fontsize=8)
     return ax, (a, b)

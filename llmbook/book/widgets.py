@@ -39,7 +39,8 @@ def text_box(answer: Callable[[str], str | Iterable[str]], label: str = "You", b
     except ImportError:
         return _Line(instead)
 
-    field = ipywidgets.Text(description=label, layout={"width": "80%"}, continuous_update=False)
+    field = ipywidgets.Text(description=label, layout={"width": "80%"}, continuous_update=False,
+                            style={"description_width": "initial"})  # else a label ends after ten letters
     send, turns = ipywidgets.Button(description=button), ipywidgets.VBox()
     box = _box_class(ipywidgets)([ipywidgets.HBox([field, send]), turns])
     talk = _Talk(answer, notice, label, field, send, turns, ipywidgets.HTML)

@@ -26,7 +26,7 @@ def test_the_buttons_vote_and_show_the_next_pair():
     box = ballot.box()
     assert "one &lt;b&gt;" in box.children[0].value and "two<br><br>new" in box.children[0].value
     press(box, 0)
-    assert "three" in box.children[0].value and "1 votes, pair 2 of 3" in box.children[2].value
+    assert "three" in box.children[0].value and "votes: 1, pair 2 of 3" in box.children[2].value
     press(box, 1)
     press(box, 2)
     assert ballot.answers == [1, 2, 0] and [vote["chosen"] for vote in ballot.votes] == ["one <b>", "four"]

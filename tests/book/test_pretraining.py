@@ -116,6 +116,13 @@ def test_the_fit_goes_through_the_best_of_each_budget():
     assert (a, b) == pytest.approx((50, 0.2)) and len(ax.lines) == 3
 
 
+def test_a_longer_run_of_one_size_is_drawn_and_does_not_shape_the_fit():
+    longer = pd.concat([RUNS, RUNS.tail(1).assign(tokens=1e9, loss=0.01)])
+    ax, fit = book.draw_scaling(longer)
+    assert fit == pytest.approx((50, 0.2))
+    assert max(ax.lines[1].get_xdata()) == max(ax.lines[-1].get_xdata()) == 1e9
+
+
 def test_skills_are_drawn_against_millions_of_tokens():
     table = pd.DataFrame({"grammar": [0.1, 0.9], "names": [0.0, 0.5]}, index=[1e6, 2e6])
     ax = book.draw_skills(table)

@@ -33,6 +33,12 @@ def type_in(box, text: str, wait: bool = True) -> None:
         box.wait()
 
 
+def test_a_long_label_is_shown_whole():
+    box = text_box(answer, "Ask for a story", "Send", instead="x")
+    field = box.children[0].children[0]
+    assert (field.description, field.style.description_width) == ("Ask for a story", "initial")
+
+
 class Held:
     """Pieces that come when they are let through."""
 

@@ -48,7 +48,7 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 SIZES = ((80, 4, 3), (128, 4, 4), (256, 4, 4))  # d_model, heads, layers: 0.4, 1.1 and 3.7 million parameters
-BUDGETS = (1.43e6, 4.3e6, 12.9e6)  # tokens to learn from: 1,000, 3,000 and 9,000 steps
+BUDGETS = (2.4e5, 4.8e5, 1.43e6)  # tokens to learn from: about 170, 330 and 1,000 steps
 CAREFUL = 0.3  # a second temperature to judge at
 TOP_P = 0.95  # and the first without the tail of unlikely tokens
 LOG_ROWS = 300

@@ -211,14 +211,14 @@ def draw_repeats(shares: Mapping[str, Mapping[float, Sequence[float]]], title: s
 def draw_scaling(table: pd.DataFrame) -> tuple[Axes, tuple[float, float]]:
     """Held-out loss against tokens read, a line per size, and the fit through the best of each budget, as `(a, b)`.
 
-    Only budgets that more than one size was given are fitted: the line goes on to the longer runs, which did not shape
-    it."""
+    Only budgets that all sizes were given are fitted. The line goes on to the longer runs, which did not shape it.
+    """
     _, ax = plt.subplots(figsize=(7, 4))
     for (size, rows), colour, mark in zip(table.groupby("parameters"), (ORANGE, BLUE, GREEN, PURPLE), "os^d"):
         rows = rows.sort_values("tokens")
         ax.loglog(rows["tokens"], rows["loss"], marker=mark, color=colour, label=f"{size / 1e6:.1f}M parameters")
     budgets = table.groupby("tokens")
-    best = budgets["loss"].min()[budgets["parameters"].nunique() > 1]
+    best = budgets["loss"].min()[budgets["parameters"].nunique() == table["parameters"].nunique()]
     a, b = fit_power_law(best.index, best.to_numpy())
     ends = np.array([table["tokens"].min(), table["tokens"].max()], float)
     ax.loglog(ends, a / ends**b, color=GREY, linestyle="--",

@@ -16,7 +16,8 @@ from ..training import load_model
 __all__ = ["FETCHED", "SHIPPED", "find_pretrained", "load_shipped", "refuse_two_meanings",
            "shipped_folder"]
 
-SHIPPED = {"storyteller": "a small language model that tells short stories in simple English, trained by this book"}
+SHIPPED = {"storyteller": "a small language model that tells short stories in simple English, trained by this book",
+           "storyteller-chat": "the storyteller, which has learned to answer when it is asked about its stories"}
 """Name -> what it is. Each is a folder of `save_model` in the book's data."""
 
 FETCHED = ("smollm2-135m-instruct", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")

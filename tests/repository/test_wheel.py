@@ -63,7 +63,7 @@ def test_in_an_environment_of_its_own_it_finds_its_data_and_the_storyteller_tell
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, "install",
                     "--no-deps", "--no-index", "--quiet", wheel], check=True, capture_output=True)
-    own = Path(sysconfig.get_path("purelib", "venv", {"base": str(tmp_path / "env")}))
+    own = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
     (own / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")  # no .pth there is read: not this clone's
     place = tmp_path / "elsewhere"
     place.mkdir()

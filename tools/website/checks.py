@@ -47,10 +47,10 @@ class Page:
     pictures: list[tuple[str, str | None]] = field(default_factory=list)
 
 
-def read_site(folder: Path) -> dict[str, Page]:
-    """Path within the site -> what stands on the page."""
+def read_site(folder: Path, some: list[Path] | None = None) -> dict[str, Page]:
+    """Path within the site -> what stands on the page, for all pages or some."""
     pages = {}
-    for path in sorted(folder.rglob("*.html")):
+    for path in sorted(folder.rglob("*.html")) if some is None else some:
         if "_static" in path.parts:
             continue
         reader = _Reader()

@@ -28,20 +28,25 @@ NUMBER = re.compile(r"(?:[A-Z]|\d+[a-z]?)\.\d+")
 SECTIONS_LINK = re.compile(r"\[((?:[A-Z]|\d+[a-z]?)\.\d+)\]\(((?:[./\w]*/)?(\w+\.ipynb))\)")
 
 
-def stage(source: Path, notebooks: list[Path]) -> None:
-    """Write all that Sphinx reads into `source`, for these notebooks; what was there for others goes."""
-    read = {path: nbformat.read(path, as_version=4) for path in [*notebooks, *_translations(notebooks)]}
+def stage(source: Path, notebooks: list[Path], still: bool = False) -> None:
+    """Write all that Sphinx reads into `source`, for these notebooks; what was there for others goes.
+
+    `still` is for e-readers: pictures that move are shown as they stand, code that is folded is left out, and there is
+    no other language.
+    """
+    there = notebooks if still else [*notebooks, *_translations(notebooks)]
+    read = {path: nbformat.read(path, as_version=4) for path in there}
     anchors = {path.name: _anchors(read[path]) for path in notebooks}
     references = read_references((ROOT / "docs" / "references.md").read_text(encoding="utf-8"))
     pictures = source / "extra" / "pictures"
     files = {path.relative_to(ROOT).as_posix(): nbformat.writes(_notebook_page(path, notebook, anchors, references,
-                                                                                pictures))
+                                                                                pictures, still))
              for path, notebook in read.items()}
     for page in (*(f"docs/{name}.md" for name in DOCS), "data/README.md"):
         files[page] = _markdown_page(page, anchors, references)
     files["index.md"] = _home(notebooks, model_picture(pictures, "pictures"))
     files |= {f"{language}/index.md": _home_in(language, notebooks, model_picture(pictures, "../pictures", language))
-              for language in translate.LANGUAGES if "index" in translate.pages(language)}
+              for language in translate.LANGUAGES if "index" in translate.pages(language) and not still}
     files |= {f"api/{name}": text for name, text in api.pages().items()}
     files["static/cards.js"] = _cards(references)
     files["extra/.nojekyll"] = ""  # without it GitHub Pages leaves out folders that begin with _
@@ -61,7 +66,7 @@ def _translations(notebooks: list[Path]) -> list[Path]:
 
 
 def _notebook_page(path: Path, notebook: NotebookNode, anchors: dict[str, dict[str, str]],
-                   references: list[Reference], pictures: Path) -> NotebookNode:
+                   references: list[Reference], pictures: Path, still: bool) -> NotebookNode:
     """The notebook as a page: links that lead to pages, folded setup, pictures in files, no widgets."""
     chapter = re.sub(r"^0", "", path.stem.split("_")[0])
     home, language = path.relative_to(ROOT).as_posix(), _language(path)
@@ -89,13 +94,18 @@ def _notebook_page(path: Path, notebook: NotebookNode, anchors: dict[str, dict[s
             cell.source = text
         elif not cell.source.strip():
             continue
+        elif still and cell.metadata.get("jupyter", {}).get("source_hidden"):
+            if not cell.outputs:
+                continue
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "remove-input"]
+            cell.outputs = [_shown(output, section[0], pictures, f"{up}pictures", still) for output in cell.outputs]
         else:
             _fold(cell, words)
             if cells and _goes_with(cells[-1], cell):
                 cells[-1].source += "\n\n" + cell.source
                 cells[-1].metadata["mystnb"] = _prompts(words.get(SETUP, SETUP))
                 continue
-            cell.outputs = [_shown(output, section[0], pictures, f"{up}pictures") for output in cell.outputs]
+            cell.outputs = [_shown(output, section[0], pictures, f"{up}pictures", still) for output in cell.outputs]
         cells.append(cell)
     page.cells = cells
     page.metadata["file_format"] = "mystnb"
@@ -172,15 +182,15 @@ def _goes_with(before: NotebookNode, cell: NotebookNode) -> bool:
                for one in (before, cell))
 
 
-def _shown(output: NotebookNode, section: str, pictures: Path, address: str) -> NotebookNode:
+def _shown(output: NotebookNode, section: str, pictures: Path, address: str, still: bool) -> NotebookNode:
     """An output in the one form that the page shows: a picture that moves, a picture, a table or text."""
     data = output.get("data")
     if data is None:
         return output
     page = "".join(data.get("text/html", ""))
-    if "data-llmbook=" in page:
+    if "data-llmbook=" in page and not still:
         data = {"text/html": with_stills_as_files(page, pictures, address)}
-    elif page:
+    elif page and "data-llmbook=" not in page:
         data = {"text/html": f'<div class="table" tabindex="0" role="region" aria-label="Table">{page}</div>'}
     elif "image/png" in data:
         data = {"text/html": picture_tag(data["image/png"], alternative_text(output, section), pictures, address)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import shutil
 import sys
@@ -80,6 +81,7 @@ def main() -> int:
     if options.epub:
         print(f"The book is {build_epub(options.out.resolve(), options.only)}")
         return 0
+    gc.set_threshold(500_000, 20, 20)  # millions of nodes live until the end: looking through them often finds nothing
     html = build(options.out.resolve(), options.only)
     print(f"The site is in {html}: open index.html")
     return 0

@@ -10,7 +10,7 @@ import llmbook  # noqa: E402
 
 project = "llmbook"
 author = copyright = "The llmbook authors"
-release = llmbook.__version__
+version = release = llmbook.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "tools.website.extension"]
 exclude_patterns = ["extra", "static", "templates"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}

@@ -48,6 +48,13 @@ def test_every_notebook_belongs_to_a_part_and_a_stranger_is_named():
         parts([ROOT / "notebooks" / "x9_odd.ipynb"])
 
 
+def test_the_parts_take_every_chapter_in_order():
+    names = ["01_a", "04_b", "05a_c", "05b_d", "09_e", "10_f", "11_g", "12_h", "A_i", "C_j", "E_k"]
+    found = parts([ROOT / "notebooks" / f"{name}.ipynb" for name in names])
+    assert [[path.stem[:2].rstrip("_") for path in group] for _, group in found] == [
+        ["01", "04"], ["05", "05"], ["09"], ["10", "11", "12"], ["A", "E"], ["C"]]
+
+
 @pytest.mark.parametrize(("text", "key"), [
     ("the transformer (Vaswani et al., 2017), then", "vaswani-2017"),
     ("Vaswani et al. (2017) scale it", "vaswani-2017"),
@@ -55,6 +62,9 @@ def test_every_notebook_belongs_to_a_part_and_a_stranger_is_named():
     ("(Saerens, Latinne and Decaestecker, 2002)", "saerens-2002"),
     ("(Almeida, Gómez Hidalgo\nand Yamakami, 2011)", "almeida-2011"),
     ('Vaswani et al., "Attention Is All You Need" (2017)', "vaswani-2017"),
+    ("Vaswani 等人（2017，第 3.2.1 节）推测", "vaswani-2017"),
+    ("（权重，Vaswani 等人，2017）", "vaswani-2017"),
+    ("（Saerens 和 Latinne，2002）", "saerens-2002"),
 ])
 def test_a_citation_leads_to_its_entry_which_leads_back(text, key):
     references = read_references(REFERENCES)

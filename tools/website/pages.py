@@ -31,8 +31,8 @@ SECTIONS_LINK = re.compile(r"\[((?:[A-Z]|\d+[a-z]?)\.\d+)\]\(((?:[./\w]*/)?(\w+\
 def stage(source: Path, notebooks: list[Path], still: bool = False) -> None:
     """Write all that Sphinx reads into `source`, for these notebooks; what was there for others goes.
 
-    `still` is for e-readers: pictures that move are shown as they stand, code that is folded is left out, and there is
-    no other language.
+    `still` is for e-readers: pictures that move are shown as they stand; folded code, the package's reference and other
+    languages are left out.
     """
     there = notebooks if still else [*notebooks, *_translations(notebooks)]
     read = {path: nbformat.read(path, as_version=4) for path in there}
@@ -44,10 +44,11 @@ def stage(source: Path, notebooks: list[Path], still: bool = False) -> None:
              for path, notebook in read.items()}
     for page in (*(f"docs/{name}.md" for name in DOCS), "data/README.md"):
         files[page] = _markdown_page(page, anchors, references)
-    files["index.md"] = _home(notebooks, model_picture(pictures, "pictures"))
+    files["index.md"] = _home(notebooks, model_picture(pictures, "pictures"), still)
     files |= {f"{language}/index.md": _home_in(language, notebooks, model_picture(pictures, "../pictures", language))
               for language in translate.LANGUAGES if "index" in translate.pages(language) and not still}
-    files |= {f"api/{name}": text for name, text in api.pages().items()}
+    if not still:
+        files |= {f"api/{name}": text for name, text in api.pages().items()}
     files["static/cards.js"] = _cards(references)
     files["extra/.nojekyll"] = ""  # without it GitHub Pages leaves out folders that begin with _
     for stale in (path for kind in ("*.md", "*.ipynb") for path in source.rglob(kind)):
@@ -209,16 +210,18 @@ def _markdown_page(page: str, anchors: dict[str, dict[str, str]], references: li
     return _to_sections(relink(text, page), anchors)
 
 
-def _home(notebooks: list[Path], picture: str) -> str:
+def _home(notebooks: list[Path], picture: str, still: bool = False) -> str:
     """docs/site/index.md with the picture of the model, the stories and the contents by parts."""
     text = (ROOT / "docs" / "site" / "index.md").read_text(encoding="utf-8")
     switches = [_switch(code, f"{code}/index.html") for code in translate.LANGUAGES
                 if "index" in translate.pages(code)]
-    text = text.replace("</a></p>", f"</a> {' '.join(switches)}</p>", 1)
+    if not still:
+        text = text.replace("</a></p>", f"</a> {' '.join(switches)}</p>", 1)
     trees = []
     for title, group in parts(notebooks):
         trees.append(_tree(title, [f"notebooks/{path.stem}" for path in group]))
-    trees.append(_tree("Beside the chapters", [*(f"docs/{name}" for name in DOCS), "data/README", "api/index"]))
+    beside = [*(f"docs/{name}" for name in DOCS), "data/README", *([] if still else ["api/index"])]
+    trees.append(_tree("Beside the chapters", beside))
     text = text.replace("<!-- picture -->", picture)
     return text.replace("<!-- stories -->", _stories()).replace("<!-- contents -->", "\n".join(trees))
 

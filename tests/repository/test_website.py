@@ -135,13 +135,17 @@ BAD = [
     ('<a href="#gone">b</a>', "#gone has no such anchor"),
     ('<img src="q.webp" alt="a card with four words">', "q.webp is not there"),
     ('<img src="p.webp">', "the picture p.webp has no alternative text"),
+    ('<img src="p.webp" alt="一张图">', "the picture p.webp has no alternative text"),
     ('<img src="p.webp" alt="picture">', "the picture p.webp has no alternative text"),
     ('<script src="https://elsewhere.org/x.js"></script>', "fetches https://elsewhere.org/x.js from elsewhere"),
     ('<p id="top"></p>', "the anchor top stands twice"),
 ]
 
 
-@pytest.mark.parametrize(("piece", "problem"), [("", None), *BAD])
+CHINESE = '<img src="p.webp" alt="三个头的注意力权重">'
+
+
+@pytest.mark.parametrize(("piece", "problem"), [("", None), (CHINESE, None), *BAD])
 def test_the_checks_find_what_is_wrong_with_a_site(tmp_path, piece, problem):
     (tmp_path / "a.html").write_text(GOOD + piece)
     (tmp_path / "b.html").write_text('<p id="there">here</p><a href="https://elsewhere.org">out</a>')

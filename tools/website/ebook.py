@@ -82,8 +82,15 @@ def mend(book: Path) -> None:
 
 
 def _relinked(page: str, name: str, files: set[str]) -> str:
+    """A page whose links to the site's pages lead to the book's, without styles that the book has not."""
+    folder = posixpath.dirname(name)
+
     def change(match: re.Match) -> str:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(name), f"{match[1]}.xhtml"))
+        target = posixpath.normpath(posixpath.join(folder, f"{match[1]}.xhtml"))
         return f'href="{match[1]}.xhtml{match[2]}"' if target in files else match[0]
 
+    def style(match: re.Match) -> str:
+        return match[0] if posixpath.normpath(posixpath.join(folder, match[1])) in files else ""
+
+    page = re.sub(r'<link rel="stylesheet"[^>]*? href="([^"]+)"[^>]*>\s*', style, page)
     return re.sub(r'href="(?!\w+:)([^"#]+)\.html((?:#[^"]*)?)"', change, page)

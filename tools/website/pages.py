@@ -89,7 +89,7 @@ def _notebook_page(path: Path, notebook: NotebookNode, anchors: dict[str, dict[s
                                   (label, f"../{home}{'#' + section[1] if section[1] else ''}"))
             text = _to_sections(relink(text, home), anchors)
             if not seen:
-                text = re.sub(r"^(# .+)$", lambda match: match[1] + "\n\n" + _tools(path, words), text, count=1,
+                text = re.sub(r"^(# .+)$", lambda match: match[1] + "\n\n" + _tools(path, words, still), text, count=1,
                               flags=re.MULTILINE)
             seen += 1
             cell.source = text
@@ -134,7 +134,7 @@ def _language(path: Path) -> str:
     return path.parent.name if path.parent.name in translate.LANGUAGES else ""
 
 
-def _tools(path: Path, words: dict[str, str]) -> str:
+def _tools(path: Path, words: dict[str, str], still: bool = False) -> str:
     """The links under a title: run it in Colab, see the notebook, read it in another language."""
     colab = ADDRESS.replace("https://github.com/", "https://colab.research.google.com/github/")
     run, see = (words.get(text, text) for text in ("Run it in Colab", "The notebook on GitHub"))
@@ -143,7 +143,7 @@ def _tools(path: Path, words: dict[str, str]) -> str:
              f'<a href="{ADDRESS}/blob/main/{place}">{see}</a>']
     if _language(path):
         links.append(f'<a href="../{path.stem}.html" lang="en" hreflang="en">English</a>')
-    else:
+    elif not still:
         links += [_switch(code, f"{code}/{path.stem}.html") for code in translate.LANGUAGES
                   if translate.stored(code, path.stem).exists()]
     return f'<p class="page-tools">{" ".join(links)}</p>'

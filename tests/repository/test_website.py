@@ -11,6 +11,7 @@ from PIL import Image
 from tests.support.repository import ADDRESS, NOTEBOOKS, ROOT
 from tools.website import api, checks
 from tools.website.citations import link_citations, read_references, with_back_links
+from tools.website.measure import every_byte
 from tools.website.pictures import alternative_text, picture_tag, with_stills_as_files
 from tools.website.places import parts, relink, slug
 
@@ -40,6 +41,16 @@ REFERENCES = """# References
 ])
 def test_a_link_leads_to_the_page_or_to_the_repository(target, expected):
     assert relink(f"see [it]({target}).", "notebooks/03_attention.ipynb") == f"see [it]({expected})."
+
+
+def test_a_page_weighs_what_it_loads_each_file_once(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "x.css").write_bytes(b"c" * 100)
+    (tmp_path / "x.webp").write_bytes(b"p" * 1000)
+    page = ('<link rel="stylesheet" href="../x.css?v=1"><img src="../x.webp" alt="a"><img src="../x.webp" alt="b">'
+            '<a href="../y.html">y</a><script src="https://elsewhere.org/x.js"></script>')
+    (tmp_path / "notebooks" / "a.html").write_text(page)
+    assert every_byte(tmp_path, "notebooks/a.html") == len(page) + 1100
 
 
 def test_every_notebook_belongs_to_a_part_and_a_stranger_is_named():

@@ -22,8 +22,9 @@ def study(tmp_path, monkeypatch):
 
 def test_each_kind_is_trained_with_each_seed_once(study):
     for _ in range(2):  # the second time nothing is left
-        for part in tool.PARTS:
-            getattr(study, part)()
+        for seed in tool.SEEDS:
+            for part in tool.PARTS:
+                getattr(study, part)(seed)
     stored = json.loads(tool.TABLE.read_text())
     assert [len(stored[part]) for part in tool.PARTS] == [4, 18, 18, 12]
     assert {(row["kind"], row["seed"]) for row in stored["stories"]} == {(k, s) for k in KINDS for s in range(3)}
@@ -33,7 +34,7 @@ def test_each_kind_is_trained_with_each_seed_once(study):
 def test_nothing_begins_after_the_time(study):
     study.end = 0.0
     with pytest.raises(TimeoutError):
-        study.recall()
+        study.recall(0)
 
 
 def test_the_rate_with_the_lower_sum_is_taken(study):
@@ -59,9 +60,8 @@ def test_a_cell_of_the_stored_study_comes_out_again(tmp_path, monkeypatch):
     stored = next(row for row in json.loads(tool.TABLE.read_text())["recall"] if row["kind"] == "attention")
     monkeypatch.setattr(tool, "TABLE", tmp_path / "mixers.json")
     monkeypatch.setattr(tool, "KINDS", ("attention",))
-    monkeypatch.setattr(tool, "SEEDS", (0,))
     study = tool.Study(float("inf"))
-    study.recall()
+    study.recall(0)
     again = study.table["recall"][0]
     assert again["parameters"] == stored["parameters"]
     assert abs(again["right"]["24"][0] - stored["right"]["24"][0]) <= 50

@@ -31,7 +31,7 @@ from llmbook.book.mixers import (
     held_out_bits,
     mixer_model,
     recall_share,
-    story_loader,
+    short_story_batches,
     validation_bits,
 )
 from llmbook.book.studies import KeptRuns, seconds_option, tell_whether_complete
@@ -73,24 +73,24 @@ class Study(KeptRuns):
     def __init__(self, seconds: float):
         super().__init__(TABLE, PARTS, seconds)
 
-    def missing(self, part: str, names: tuple[str, ...]) -> list[tuple[str, int]]:
-        done = {(row["kind"], row["seed"]) for row in self.table[part]}
-        return [(name, seed) for seed in SEEDS for name in names if (name, seed) not in done]
+    def missing(self, part: str, names: tuple[str, ...], seed: int) -> list[str]:
+        done = {row["kind"] for row in self.table[part] if row["seed"] == seed}
+        return [name for name in names if name not in done]
 
     def rate(self) -> float:
         return min(RATES, key=lambda rate: sum(row["bits"] for row in self.table["choice"] if row["rate"] == rate))
 
-    def choice(self) -> None:
-        for kind in CHOOSERS:
+    def choice(self, seed: int = 0) -> None:
+        for kind in CHOOSERS if seed == 0 else ():
             for rate in RATES:
                 if not any((row["kind"], row["rate"]) == (kind, rate) for row in self.table["choice"]):
                     self.wait()
-                    model = mixer_model(kind, 0, **STORY_SIZES)
-                    fit(model, story_loader(0), STEPS["stories"], rate)
+                    model = mixer_model(kind, seed, **STORY_SIZES)
+                    fit(model, short_story_batches(seed), STEPS["stories"], rate)
                     self.keep("choice", {"kind": kind, "rate": rate, "bits": round(validation_bits(model), 4)})
 
-    def recall(self) -> None:
-        for kind, seed in self.missing("recall", KINDS):
+    def recall(self, seed: int) -> None:
+        for kind in self.missing("recall", KINDS, seed):
             self.wait()
             model = mixer_model(kind, seed, **RECALL_SIZES)
             seconds = fit(model, RecallBatches(seed), STEPS["recall"], 1e-2)
@@ -98,16 +98,16 @@ class Study(KeptRuns):
             self.keep("recall", {"kind": kind, "seed": seed, "parameters": count_parameters(model), "seconds": seconds,
                                  "right": {str(pairs): [share.right, share.of] for pairs, share in shares.items()}})
 
-    def stories(self) -> None:
-        for kind, seed in self.missing("stories", KINDS):
+    def stories(self, seed: int) -> None:
+        for kind in self.missing("stories", KINDS, seed):
             self.wait()
             model = mixer_model(kind, seed, **STORY_SIZES)
-            seconds = fit(model, story_loader(seed), STEPS["stories"], self.rate())
+            seconds = fit(model, short_story_batches(seed), STEPS["stories"], self.rate())
             self.keep("stories", {"kind": kind, "seed": seed, "parameters": count_parameters(model),
                                   "seconds": seconds, "bits": round(held_out_bits(model), 4)})
 
-    def experts(self) -> None:
-        for kind, seed in self.missing("experts", tuple(MIXTURES)):
+    def experts(self, seed: int) -> None:
+        for kind in self.missing("experts", tuple(MIXTURES), seed):
             self.wait()
             if MIXTURES[kind] is None:
                 width = EXPERTS["n_experts"] * EXPERTS["d_expert"]
@@ -117,8 +117,9 @@ class Study(KeptRuns):
                 torch.manual_seed(seed)
                 model = ExpertsLlama(ExpertsConfig(**{**STORY_SIZES, "n_kv_heads": STORY_SIZES["n_heads"], **sizes}))
                 loss = ExpertLoss(balance)
-            seconds = fit(model, story_loader(seed), STEPS["stories"], self.rate(), loss)
-            shares = [[round(share, 4) for share in layer.tolist()] for layer in expert_shares(model, story_loader(99))]
+            seconds = fit(model, short_story_batches(seed), STEPS["stories"], self.rate(), loss)
+            shares = [[round(share, 4) for share in layer.tolist()]
+                      for layer in expert_shares(model, short_story_batches(99))]
             self.keep("experts", {"kind": kind, "seed": seed, "parameters": count_parameters(model),
                                   "active": active_parameters(model), "seconds": seconds,
                                   "bits": round(held_out_bits(model), 4), "shares": shares}, unprinted=["shares"])
@@ -131,8 +132,9 @@ def main() -> None:
     study = Study(asked.seconds)
 
     def go() -> None:
-        for part in [asked.part] if asked.part else PARTS:
-            getattr(study, part)()
+        for seed in SEEDS:  # so that a study that stops early has all kinds
+            for part in [asked.part] if asked.part else PARTS:
+                getattr(study, part)(seed)
 
     tell_whether_complete(go)
 

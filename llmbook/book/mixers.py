@@ -36,7 +36,8 @@ from .storytelling import Share
 __all__ = ["COLOURS", "KINDS", "PAIRS", "RECALL_SIZES", "STORY_SIZES", "TABLE_NAME", "RecallBatches", "draw_memory",
            "draw_recall", "draw_shares", "equal_hidden", "expert_shares", "expert_table", "held_out_bits",
            "mean_interval", "mixer_model", "mixer_study", "recall_batch", "recall_share", "recall_table",
-           "recall_text", "seconds_per_token", "shares_by_kind", "story_loader", "story_table", "validation_bits"]
+           "recall_text", "seconds_per_token", "shares_by_kind", "short_story_batches", "story_table",
+           "validation_bits"]
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +132,7 @@ def _tokenizer() -> tiktoken.Encoding:
     return load_tokenizer(data_folder() / "storyteller" / "tokenizer.json")
 
 
-def story_loader(seed: int, n: int = 2000, batch_size: int = 4) -> DataLoader:
+def short_story_batches(seed: int, n: int = 2000, batch_size: int = 4) -> DataLoader:
     """Batches of the first `n` short training stories, in the storyteller's tokens."""
     tokenizer = _tokenizer()
     documents = [tokenizer.encode_ordinary(text) for text in story_documents(n, short=True)]
@@ -295,7 +296,9 @@ def draw_memory(configs: Mapping[str, HybridConfig], lengths: Sequence[int]) -> 
                 label=kind)
     ax.set(xscale="log", yscale="log", xlabel="tokens of the text so far", ylabel="kB kept of one text",
            title="What must be kept to write the next token")
-    ax.legend(fontsize=8, ncol=2)
+    ax.set_xticks(lengths, [f"{tokens:,}" for tokens in lengths], fontsize=8)
+    ax.minorticks_off()
+    ax.legend(fontsize=8, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return ax
 
 
@@ -306,13 +309,13 @@ def draw_recall(rows: Sequence[Mapping[str, Any]]) -> Axes:
         runs = [row["right"] for row in rows if row["kind"] == kind]
         if runs:
             shares = np.array([[run[str(pairs)][0] / run[str(pairs)][1] for pairs in PAIRS] for run in runs])
-            ax.plot(PAIRS, shares.mean(axis=0), color=COLOURS[kind], label=kind)
+            ax.plot(PAIRS, shares.mean(axis=0), "--" if kind == "hybrid" else "-", color=COLOURS[kind], label=kind)
             for share in shares:
                 ax.plot(PAIRS, share, mark, color=COLOURS[kind], alpha=0.6, markersize=4)
     ax.axhline(1 / N_VALUES, color=GREY, linestyle=":")
     ax.set(xlabel="pairs to remember (dotted: guessing)", ylabel="right answers", ylim=(0, 1.03), xticks=PAIRS,
-           title="Recall, three runs of each kind")
-    ax.legend(fontsize=8, ncol=2)
+           title="Recall: the mean of each kind, and its runs")
+    ax.legend(fontsize=8, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return ax
 
 

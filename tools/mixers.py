@@ -1,6 +1,6 @@
 """Make llmbook/book/mixers.json: chapter 11's small models beside each other, three seeds each.
 
-    python tools/mixers.py                 # everything, about twenty minutes on one core
+    python tools/mixers.py                 # everything, about fifteen minutes on one core
     python tools/mixers.py --seconds 100   # begin no run after so many; the same command goes on
     python tools/mixers.py --part recall   # one part: choice, recall, stories, experts
 
@@ -43,7 +43,7 @@ TABLE = Path(__file__).resolve().parents[1] / "llmbook" / "book" / TABLE_NAME
 SEEDS = (0, 1, 2)
 PARTS = ("choice", "recall", "stories", "experts")
 RATES, CHOOSERS = (4e-3, 1e-2), ("attention", "gated delta")
-STEPS = {"recall": 400, "stories": 250}
+STEPS = {"choice": 250, "recall": 400, "stories": 100}
 EXPERTS = {"n_experts": 8, "experts_per_token": 2, "d_expert": 80}  # active: as many as STORY_SIZES["d_hidden"]
 MIXTURES = {"dense, all parameters": None, "experts": (EXPERTS, 0.01), "experts, no balance": (EXPERTS, 0.0),
             "experts, one shared": ({**EXPERTS, "experts_per_token": 1, "d_shared": 80}, 0.01)}
@@ -86,7 +86,7 @@ class Study(KeptRuns):
                 if not any((row["kind"], row["rate"]) == (kind, rate) for row in self.table["choice"]):
                     self.wait()
                     model = mixer_model(kind, seed, **STORY_SIZES)
-                    fit(model, short_story_batches(seed), STEPS["stories"], rate)
+                    fit(model, short_story_batches(seed), STEPS["choice"], rate)
                     self.keep("choice", {"kind": kind, "rate": rate, "bits": round(validation_bits(model), 4)})
 
     def recall(self, seed: int) -> None:

@@ -34,7 +34,7 @@ from .ladder import VALIDATION_SEED, bits_per_byte
 from .storytelling import Share
 
 __all__ = ["COLOURS", "KINDS", "PAIRS", "RECALL_SIZES", "STORY_SIZES", "TABLE_NAME", "RecallBatches", "draw_memory",
-           "draw_recall", "draw_shares", "equal_hidden", "expert_shares", "expert_table", "held_out_bits",
+           "draw_recall", "draw_expert_shares", "equal_hidden", "expert_shares", "expert_table", "held_out_bits",
            "mean_interval", "mixer_model", "mixer_study", "recall_batch", "recall_share", "recall_table",
            "recall_text", "seconds_per_token", "shares_by_kind", "short_story_batches", "story_table",
            "validation_bits"]
@@ -225,7 +225,7 @@ def mixer_study() -> dict[str, list[dict[str, Any]]]:
     """The rows of tools/mixers.py, part -> rows. Raises FileNotFoundError if it has not been run."""
     table = resources.files(__package__).joinpath(TABLE_NAME)
     if not table.is_file():
-        raise FileNotFoundError(f"{table} is missing: make it with `python tools/mixers.py`, half an hour of one core")
+        raise FileNotFoundError(f"{table} is missing: make it with `python tools/mixers.py`, some 15 minutes of a core")
     return json.loads(table.read_text(encoding="utf-8"))
 
 
@@ -319,7 +319,7 @@ def draw_recall(rows: Sequence[Mapping[str, Any]]) -> Axes:
     return ax
 
 
-def draw_shares(shares: Mapping[str, Tensor]) -> Axes:
+def draw_expert_shares(shares: Mapping[str, Tensor]) -> Axes:
     """Bars for how much of all choices each expert gets, (n_experts,), for two or three trainings."""
     _, axes = plt.subplots(len(shares), 1, figsize=(5, 1.9 * len(shares)), sharex=True, squeeze=False)
     for ax, (name, share), colour in zip(axes[:, 0], shares.items(), (ORANGE, BLUE, GREEN)):

@@ -32,7 +32,7 @@ PUBLIC = {
     "scale.checkpoints": ["Checkpoints"],
     "scale.team": ["Team"],
 }
-HEADLESS = ("generation", "open_weights")  # nbdev writes a docstring to a notebook's first module only
+HEADLESS = ("generation", "open_weights", "experts")  # nbdev writes a docstring to a notebook's first module only
 WITHOUT_TENSORS = {"fetch", "load_tokenizer", "train_bpe", "GPTConfig", "TrainingConfig", "train", "evaluate",
                    "save_model", "load_model", "LlamaConfig", "load_pretrained", "Chat", "format_chat",
                    "write_token_files", "TokenFiles", "Checkpoints", "Team"}
@@ -159,7 +159,7 @@ def test_conda_uses_the_same_list():
 IMPORT_NAMES = {"yaml": "pyyaml", "tiktoken_ext": "tiktoken", "cycler": "matplotlib", "IPython": "ipykernel",
                 "jupyter_client": "ipykernel", "packaging": "pytest", "_pytest": "pytest",
                 "sklearn": "scikit-learn", "PIL": "matplotlib", "docutils": "sphinx", "myst_nb": "myst-nb",
-                "axe_playwright_python": "axe-playwright-python"}
+                "axe_playwright_python": "axe-playwright-python", "fontTools": "matplotlib"}
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -112,7 +112,7 @@ def test_no_machine_paths_and_no_editor_metadata(path):
 def test_every_picture_is_stored_with_words_that_say_what_it_shows(path):
     for code in code_cells(path):
         for output in code.cell.outputs:
-            if "image/png" in output.get("data", {}) and path.stem not in ratchet.WITHOUT_DESCRIPTIONS:
+            if "image/png" in output.get("data", {}):
                 words = alternative_text(output, "")
                 assert len(words.split()) >= 5 and "in the section" not in words, (
                     f"cell {code.number} stores a picture without a description: {words!r}. Call `use_style` before "

@@ -17,7 +17,7 @@ from llmbook.quantization import (
     PromptLookup,
     absmax_codes,
     accept_guesses,
-    cache_bytes,
+    cache_memory,
     from_codes,
     quantize_blocks,
     sharpened,
@@ -88,7 +88,7 @@ def test_only_the_layers_that_are_named_are_exchanged():
 ], ids=["grouped", "wide heads", "GPT"])
 def test_the_cache_takes_what_is_said(model):
     cache = model.new_cache(3, 50)
-    assert cache_bytes(model.config, 50, 3, 4) == 4 * (cache.keys.numel() + cache.values.numel())
+    assert cache_memory(model.config, 50, 3, 4) == 4 * (cache.keys.numel() + cache.values.numel())
 
 
 # --- guesses ---

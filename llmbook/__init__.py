@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` im
     from llmbook.text import NextTokenDataset, load_tokenizer, make_dataloader, train_bpe
     from llmbook.training import TrainingConfig, evaluate, load_model, next_token_loss, save_model, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "assets": ("fetch",),

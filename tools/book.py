@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 KEPT_METADATA = {"tags", "jupyter"}  # jupyter: {"source_hidden": true} collapses a cell
 
 
-def run(notebook: NotebookNode, name: str, timeout: int = 1200) -> float:
-    """Execute a notebook in place, from a fresh kernel of this Python; returns the seconds it took."""
+def run(notebook: NotebookNode, name: str, timeout: int = 1200, folder: Path = ROOT / "notebooks") -> float:
+    """Execute a notebook in place, in `folder`, from a fresh kernel of this Python; returns the seconds it took."""
     manager = AsyncKernelManager()  # not by kernel name: a name may lead to another Python of the reader's
     manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f",
                                     "{connection_file}"]
@@ -29,7 +29,7 @@ def run(notebook: NotebookNode, name: str, timeout: int = 1200) -> float:
     start = time.perf_counter()
     with tqdm(total=code_cells, desc=name, unit="cell", disable=not sys.stderr.isatty()) as bar:
         client = NotebookClient(notebook, km=manager, timeout=timeout, record_timing=False,
-                                resources={"metadata": {"path": str(ROOT / "notebooks")}},
+                                resources={"metadata": {"path": str(folder)}},
                                 on_cell_executed=lambda **_: bar.update())
         client.execute(cleanup_kc=True)  # nbclient leaves a kernel alone that it was handed, unless told
     return time.perf_counter() - start
@@ -83,7 +83,9 @@ def main() -> int:
         if options.store:
             use_current_setup(notebook)
         try:
-            seconds = run(notebook, path.stem)
+            home = path.resolve().parent  # a translation finds its language by the folder that it runs in
+            folder = home if home.parent == ROOT / "notebooks" else ROOT / "notebooks"
+            seconds = run(notebook, path.stem, folder=folder)
         except (CellExecutionError, DeadKernelError) as error:
             failed = True
             print(error, file=sys.stderr)

@@ -7,6 +7,9 @@ keyed by their order. A translation whose English has changed since is stale: it
     python -m tools.translate extract zh 03_attention    # new and changed texts go into the catalogue, to be translated
     python -m tools.translate report zh                  # what is missing, stale or left over
     python -m tools.translate build zh                   # notebooks/zh/, whose code cells are the English ones
+
+The words of figures, of pictures that move and of exercise checks are in `llmbook/book/languages/zh.json`. A built
+notebook keeps the outputs of the cells that have not changed; `tools/book.py --store notebooks/zh/PAGE.ipynb` runs it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+
+from llmbook.book.languages import catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUES = ROOT / "docs" / "translations"
@@ -130,13 +135,32 @@ def translated(text: str, key: str, catalogue: Catalogue) -> str:
     return entry["text"] if entry.get("text") and entry["source"] == digest(text) else text
 
 
-def translated_notebook(notebook: NotebookNode, catalogue: Catalogue) -> NotebookNode:
-    """A copy with the markdown cells translated; code, outputs, ids and metadata are the English ones."""
+def translated_notebook(notebook: NotebookNode, catalogue: Catalogue, before: NotebookNode | None = None
+                        ) -> NotebookNode:
+    """A copy with the markdown cells translated; code, ids and metadata are the English ones.
+
+    Outputs are those of `before`, the notebook as it was built and run the last time, where its cell has the same
+    code, else the English ones.
+    """
     made = copy.deepcopy(notebook)
+    run = {cell.id: cell for cell in before.cells if cell.cell_type == "code"} if before else {}
     for cell in made.cells:
         if cell.cell_type == "markdown":
             cell.source = translated(cell.source, cell.id, catalogue)
+        elif cell.id in run and run[cell.id].source == cell.source:
+            cell.outputs, cell.execution_count = run[cell.id].outputs, run[cell.id].execution_count
     return made
+
+
+def one_folder_down(text: str, language: str) -> str:
+    """Markdown of notebooks/ as it stands in notebooks/LANGUAGE/: links lead to translations where there are any."""
+    def change(match: re.Match) -> str:
+        inside, file = match[1] or "", match[2]
+        if Path(file).stem in pages(language):
+            return f"]({inside}{language + '/' if inside else ''}{file}"
+        return f"]({inside}{file}" if inside else f"](../{file}"
+
+    return re.sub(r"\]\((https://[^\s)]*/blob/main/notebooks/)?(\w+\.ipynb)", change, text)
 
 
 def translated_page(text: str, catalogue: Catalogue) -> str:
@@ -144,9 +168,22 @@ def translated_page(text: str, catalogue: Catalogue) -> str:
     return "\n\n".join(translated(block, key, catalogue) for key, block in blocks(text).items()) + "\n"
 
 
+def theme(page: str, language: str) -> str:
+    """HTML of a page with the words around it, buttons, labels and headings, in its language."""
+    for text, instead in catalogue(language)["theme"].items():
+        page = re.sub(rf'(>\s*|(?:aria-label|placeholder|title)="){re.escape(text)}(\s*<|")',
+                      lambda match, instead=instead: match[1] + instead + match[2], page)
+    return page
+
+
 def pages(language: str) -> list[str]:
     """The pages that have a catalogue in this language."""
     return sorted(path.stem for path in (CATALOGUES / language).glob("*.json"))
+
+
+def stored(language: str, page: str) -> Path:
+    """Where a translated notebook is kept."""
+    return ROOT / "notebooks" / language / f"{page}.ipynb"
 
 
 def build(language: str, into: Path | None = None) -> list[Path]:
@@ -155,10 +192,16 @@ def build(language: str, into: Path | None = None) -> list[Path]:
     for page in pages(language):
         if page in PAGES:
             continue
-        notebook = nbformat.read(ROOT / "notebooks" / f"{page}.ipynb", as_version=4)
+        notebook, path = nbformat.read(ROOT / "notebooks" / f"{page}.ipynb", as_version=4), folder / f"{page}.ipynb"
+        before = stored(language, page)
+        made = translated_notebook(notebook, read_catalogue(language, page),
+                                   nbformat.read(before, as_version=4) if before.exists() else None)
+        for cell in made.cells:
+            if cell.cell_type == "markdown":
+                cell.source = one_folder_down(cell.source, language)
         folder.mkdir(parents=True, exist_ok=True)
-        nbformat.write(translated_notebook(notebook, read_catalogue(language, page)), folder / f"{page}.ipynb")
-        written.append(folder / f"{page}.ipynb")
+        nbformat.write(made, path)
+        written.append(path)
     return written
 
 

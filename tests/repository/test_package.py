@@ -159,7 +159,7 @@ def test_conda_uses_the_same_list():
 IMPORT_NAMES = {"yaml": "pyyaml", "tiktoken_ext": "tiktoken", "cycler": "matplotlib", "IPython": "ipykernel",
                 "jupyter_client": "ipykernel", "packaging": "pytest", "_pytest": "pytest",
                 "sklearn": "scikit-learn", "PIL": "matplotlib", "docutils": "sphinx", "myst_nb": "myst-nb",
-                "axe_playwright_python": "axe-playwright-python"}
+                "axe_playwright_python": "axe-playwright-python", "fontTools": "matplotlib"}
 
 
 def imported(tree: ast.AST) -> set[str]:

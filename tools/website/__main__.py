@@ -40,9 +40,9 @@ def _mend(path: Path, html: Path) -> None:
     """What Sphinx cannot be told: a heading's role asks for its level, and a page may be in another language."""
     text = path.read_text(encoding="utf-8")
     text = text.replace('class="caption" role="heading"', 'class="caption" role="heading" aria-level="2"')
-    language = path.relative_to(html).parts[0]
-    if language in translate.LANGUAGES:
+    for language in set(path.relative_to(html).parts) & set(translate.LANGUAGES):
         text = re.sub(r'(<html [^>]*lang=)"en"', rf'\1"{translate.TAGS[language]}"', text, count=1)
+        text = translate.theme(text, language)
     path.write_text(text, encoding="utf-8")
 
 

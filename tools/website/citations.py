@@ -10,10 +10,12 @@ __all__ = ["Reference", "link_citations", "read_references", "with_back_links"]
 
 NAME = r"[A-ZÀ-Ý][\w’'-]+"
 YEAR = r"(?:19|20)\d\d"
-# "Kaplan et al. (2020)", "Saerens, Latinne and Decaestecker, 2002", "Dao et al., \"A Title\" (2022)", "Shannon (1948)"
+# "Kaplan 等人（2020", "Kaplan et al. (2020)",
+# "Saerens, Latinne and Decaestecker, 2002", "Dao et al., \"A Title\" (2022)", "Shannon (1948)"
 CITED = re.compile(
-    rf"(?P<first>{NAME})(?P<others>(?:(?:, {NAME}(?:\s{NAME})?)*,?\s+and\s+{NAME}(?:\s{NAME})?)|(?:\s+et\s+al\.))?"
-    rf"(?P<title>,\s+\"[^\"]+\")?,?\s+(?P<open>\()?(?P<year>{YEAR})(?P<close>\))?")
+    rf"(?P<first>{NAME})(?P<others>(?:(?:, {NAME}(?:\s{NAME})?)*,?\s+and\s+{NAME}(?:\s{NAME})?)|(?:\s+et\s+al\.)"
+    rf"|(?:\s(?:等人|和\s{NAME})))?(?P<title>,\s+\"[^\"]+\")?(?:,?\s+(?P<open>\()?|(?P<wide>[（，]))"
+    rf"(?P<year>{YEAR})(?P<close>\))?")
 KEPT = re.compile(r"```.*?```|`[^`\n]+`|\$\$.+?\$\$|\$[^$\n]+\$|\[[^\]]*\]\([^)]*\)|<[^>\n]+>", re.DOTALL)
 
 
@@ -67,7 +69,7 @@ def link_citations(text: str, references: list[Reference], chapter: str, address
     def entry(match: re.Match) -> Reference | None:
         name = plain(match["first"])
         fitting = [one for one in references if name in one.names and one.year == match["year"]
-                   and (match["others"] or match["open"] or match["title"])]
+                   and (match["others"] or match["open"] or match["title"] or match["wide"])]
         fitting.sort(key=lambda one: (one.chapter != chapter, one.names[0] != name))
         return fitting[0] if fitting else None
 
@@ -80,6 +82,8 @@ def link_citations(text: str, references: list[Reference], chapter: str, address
         words = match[0]
         if match["close"] and not match["open"]:  # "(…, 2017)": the bracket belongs to the sentence
             return f"[{words[:-1]}]({address}#{one.key}))"
+        if match["wide"] == "（":  # Chinese: what is in the brackets may go on after the year
+            return f"[{words[:match.start('wide') - match.start()]}]({address}#{one.key})（{match['year']}"
         return f"[{words}]({address}#{one.key})"
 
     pieces, place = [], 0

@@ -10,7 +10,7 @@ from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
-from tools.translate import LANGUAGES
+from tools.translate import LANGUAGES, TAGS
 from tools.website.pages import glossary_terms
 
 # Words that are also plain English, or also mean something else in code: linked only where a chapter introduces them
@@ -36,9 +36,12 @@ def setup(app: Sphinx) -> dict[str, object]:
 
 def offer_languages(app: Sphinx, page: str, template: str, context: dict, doctree: object) -> None:
     """The switch between the languages that a page exists in."""
-    code, _, rest = page.partition("/")
-    name = rest if code in LANGUAGES else page
-    every = [("en", "English", name), *((code, words, f"{code}/{name}") for code, words in LANGUAGES.items())]
+    folder, _, last = page.rpartition("/")
+    if folder.split("/")[-1] in LANGUAGES:
+        folder = folder.rpartition("/")[0]
+    home = f"{folder}/" if folder else ""
+    every = [("en", "English", f"{home}{last}"),
+             *((TAGS[code], words, f"{home}{code}/{last}") for code, words in LANGUAGES.items())]
     context["languages"] = [{"code": code, "name": words, "page": one} for code, words, one in every
                             if one in app.env.all_docs]
 
@@ -64,8 +67,10 @@ def _block(writer: object, node: nodes.math_block) -> None:
 
 def link_terms(app: Sphinx, doctree: nodes.document) -> None:
     """The first use of each term in a chapter becomes a link to the glossary, which shows a card on the page."""
-    if not app.env.docname.startswith("notebooks/") or "C_solutions" in app.env.docname:
+    page = app.env.docname
+    if not page.startswith("notebooks/") or "C_solutions" in page:
         return
+    translation = page.count("/") > 1  # here a term stands in English, in brackets after the other word
     open_terms = {key: _pattern(term) for key, (term, _) in glossary_terms().items()}
     for text in list(doctree.findall(nodes.Text)):
         if not open_terms or any(isinstance(parent, CLOSED) for parent in _parents(text)):
@@ -73,7 +78,7 @@ def link_terms(app: Sphinx, doctree: nodes.document) -> None:
         stressed = isinstance(text.parent, (nodes.strong, nodes.emphasis))
         words, found = text.astext(), []
         for key, pattern in open_terms.items():
-            if key in COMMON and not stressed:
+            if key in COMMON and not stressed and not (translation and _in_brackets(words, pattern)):
                 continue
             match = pattern.search(words)
             if match:
@@ -83,7 +88,8 @@ def link_terms(app: Sphinx, doctree: nodes.document) -> None:
             if start < place:
                 continue
             pieces += [nodes.Text(words[place:start]),
-                       nodes.reference("", match[0], refuri=f"../docs/glossary.html#{key}", internal=True,
+                       nodes.reference("", match[0], refuri=f"{'../' * page.count('/')}docs/glossary.html#{key}",
+                                       internal=True,
                                        classes=["term"])]
             place = match.end()
             del open_terms[key]
@@ -97,6 +103,12 @@ def _parents(node: nodes.Node) -> list[nodes.Node]:
         node = node.parent
         parents.append(node)
     return parents
+
+
+def _in_brackets(words: str, pattern: re.Pattern) -> bool:
+    """Whether the first use of a term stands in full-width brackets, alone or with a citation after it."""
+    match = pattern.search(words)
+    return bool(match) and words[:match.start()].endswith("（") and words[match.end():match.end() + 1] in ("）", "，")
 
 
 def _pattern(term: str) -> re.Pattern:

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from llmbook.book.languages import catalogue
 from tools import translate
 from tools.website import api
 from tools.website.citations import Reference, link_citations, read_references, with_back_links
@@ -19,6 +20,7 @@ from tools.website.places import ADDRESS, DOCS, ROOT, parts, relink, slug
 
 __all__ = ["stage"]
 
+SETUP = "Setup and imports"
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\n*")
 LINKS_LINE = re.compile(r"^\[[^\n]*\]\([^\n]*\) · \[[^\n]*$\n*", re.MULTILINE)  # to the neighbours: the theme has them
 HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
@@ -28,16 +30,17 @@ SECTIONS_LINK = re.compile(r"\[((?:[A-Z]|\d+[a-z]?)\.\d+)\]\(((?:[./\w]*/)?(\w+\
 
 def stage(source: Path, notebooks: list[Path]) -> None:
     """Write all that Sphinx reads into `source`, for these notebooks; what was there for others goes."""
-    read = {path: nbformat.read(path, as_version=4) for path in notebooks}
-    anchors = {path.name: _anchors(notebook) for path, notebook in read.items()}
+    read = {path: nbformat.read(path, as_version=4) for path in [*notebooks, *_translations(notebooks)]}
+    anchors = {path.name: _anchors(read[path]) for path in notebooks}
     references = read_references((ROOT / "docs" / "references.md").read_text(encoding="utf-8"))
     pictures = source / "extra" / "pictures"
-    files = {f"notebooks/{path.name}": nbformat.writes(_notebook_page(path, notebook, anchors, references, pictures))
+    files = {path.relative_to(ROOT).as_posix(): nbformat.writes(_notebook_page(path, notebook, anchors, references,
+                                                                                pictures))
              for path, notebook in read.items()}
     for page in (*(f"docs/{name}.md" for name in DOCS), "data/README.md"):
         files[page] = _markdown_page(page, anchors, references)
     files["index.md"] = _home(notebooks, model_picture(pictures, "pictures"))
-    files |= {f"{language}/index.md": _home_in(language, notebooks, model_picture(pictures, "../pictures"))
+    files |= {f"{language}/index.md": _home_in(language, notebooks, model_picture(pictures, "../pictures", language))
               for language in translate.LANGUAGES if "index" in translate.pages(language)}
     files |= {f"api/{name}": text for name, text in api.pages().items()}
     files["static/cards.js"] = _cards(references)
@@ -51,37 +54,48 @@ def stage(source: Path, notebooks: list[Path]) -> None:
         shutil.copytree(ROOT / "docs" / "site" / name, source / name, dirs_exist_ok=True)
 
 
+def _translations(notebooks: list[Path]) -> list[Path]:
+    """The notebooks that are there in other languages, of those of these notebooks."""
+    there = [translate.stored(language, path.stem) for language in translate.LANGUAGES for path in notebooks]
+    return [path for path in there if path.exists()]
+
+
 def _notebook_page(path: Path, notebook: NotebookNode, anchors: dict[str, dict[str, str]],
                    references: list[Reference], pictures: Path) -> NotebookNode:
     """The notebook as a page: links that lead to pages, folded setup, pictures in files, no widgets."""
     chapter = re.sub(r"^0", "", path.stem.split("_")[0])
+    home, language = path.relative_to(ROOT).as_posix(), _language(path)
+    up = "../" * home.count("/")
+    words = catalogue(language)["pages"] if language else {}
     page, section, seen = nbformat.from_dict(notebook), (path.stem, ""), 0
     cells = []
     for cell in page.cells:
         if cell.cell_type == "markdown":
             text = BADGE.sub("", cell.source)
-            text = LINKS_LINE.sub("", text + "\n").rstrip()
+            if not language:  # a translation has no neighbours of its own in the contents
+                text = LINKS_LINE.sub("", text + "\n").rstrip()
             for match in HEADING.finditer(text):
                 section = (match[2], slug(match[2]))
             number = NUMBER.match(section[0])
             label = number[0] if number else f"chapter {chapter}" if chapter[0].isdigit() else f"appendix {chapter}"
-            text = link_citations(text, references, chapter, "../docs/references.md",
-                                  (label, f"../notebooks/{path.name}{'#' + section[1] if section[1] else ''}"))
-            text = _to_sections(relink(text, f"notebooks/{path.name}"), anchors)
+            label = f"{label} ({language})" if language else label
+            text = link_citations(text, references, chapter, f"{up}docs/references.md",
+                                  (label, f"../{home}{'#' + section[1] if section[1] else ''}"))
+            text = _to_sections(relink(text, home), anchors)
             if not seen:
-                text = re.sub(r"^(# .+)$", lambda match: match[1] + "\n\n" + _tools(path), text, count=1,
+                text = re.sub(r"^(# .+)$", lambda match: match[1] + "\n\n" + _tools(path, words), text, count=1,
                               flags=re.MULTILINE)
             seen += 1
             cell.source = text
         elif not cell.source.strip():
             continue
         else:
-            _fold(cell)
+            _fold(cell, words)
             if cells and _goes_with(cells[-1], cell):
                 cells[-1].source += "\n\n" + cell.source
-                cells[-1].metadata["mystnb"] = _prompts("Setup and imports")
+                cells[-1].metadata["mystnb"] = _prompts(words.get(SETUP, SETUP))
                 continue
-            cell.outputs = [_shown(output, section[0], pictures) for output in cell.outputs]
+            cell.outputs = [_shown(output, section[0], pictures, f"{up}pictures") for output in cell.outputs]
         cells.append(cell)
     page.cells = cells
     page.metadata["file_format"] = "mystnb"
@@ -104,15 +118,33 @@ def _to_sections(text: str, anchors: dict[str, dict[str, str]]) -> str:
     return SECTIONS_LINK.sub(change, text)
 
 
-def _tools(path: Path) -> str:
-    """The links under a title: run it in Colab, see the notebook."""
+def _language(path: Path) -> str:
+    """The language of a notebook; "" for English."""
+    return path.parent.name if path.parent.name in translate.LANGUAGES else ""
+
+
+def _tools(path: Path, words: dict[str, str]) -> str:
+    """The links under a title: run it in Colab, see the notebook, read it in another language."""
     colab = ADDRESS.replace("https://github.com/", "https://colab.research.google.com/github/")
-    return ('<p class="page-tools">'
-            f'<a class="run" href="{colab}/blob/main/notebooks/{path.name}">Run it in Colab</a> '
-            f'<a href="{ADDRESS}/blob/main/notebooks/{path.name}">The notebook on GitHub</a></p>')
+    run, see = (words.get(text, text) for text in ("Run it in Colab", "The notebook on GitHub"))
+    place = path.relative_to(ROOT).as_posix()
+    links = [f'<a class="run" href="{colab}/blob/main/{place}">{run}</a>',
+             f'<a href="{ADDRESS}/blob/main/{place}">{see}</a>']
+    if _language(path):
+        links.append(f'<a href="../{path.stem}.html" lang="en" hreflang="en">English</a>')
+    else:
+        links += [_switch(code, f"{code}/{path.stem}.html") for code in translate.LANGUAGES
+                  if translate.stored(code, path.stem).exists()]
+    return f'<p class="page-tools">{" ".join(links)}</p>'
 
 
-def _fold(cell: NotebookNode) -> None:
+def _switch(code: str, address: str) -> str:
+    """A link to a page in another language, in that language."""
+    tag = translate.TAGS[code]
+    return f'<a href="{address}" lang="{tag}" hreflang="{tag}">{translate.LANGUAGES[code]}</a>'
+
+
+def _fold(cell: NotebookNode, words: dict[str, str]) -> None:
     """A cell that is collapsed in Jupyter is folded on the page, under the words of its first comment."""
     tags = cell.metadata.setdefault("tags", [])
     if cell.metadata.get("jupyter", {}).get("source_hidden"):
@@ -127,7 +159,7 @@ def _fold(cell: NotebookNode) -> None:
             title = "Checks"
         else:
             title = "Code of this output" if cell.outputs else "Code"
-        cell.metadata["mystnb"] = _prompts(title)
+        cell.metadata["mystnb"] = _prompts(words.get(title, title))
 
 
 def _prompts(title: str) -> dict[str, str]:
@@ -140,12 +172,11 @@ def _goes_with(before: NotebookNode, cell: NotebookNode) -> bool:
                for one in (before, cell))
 
 
-def _shown(output: NotebookNode, section: str, pictures: Path) -> NotebookNode:
+def _shown(output: NotebookNode, section: str, pictures: Path, address: str) -> NotebookNode:
     """An output in the one form that the page shows: a picture that moves, a picture, a table or text."""
     data = output.get("data")
     if data is None:
         return output
-    address = "../pictures"
     page = "".join(data.get("text/html", ""))
     if "data-llmbook=" in page:
         data = {"text/html": with_stills_as_files(page, pictures, address)}
@@ -171,6 +202,9 @@ def _markdown_page(page: str, anchors: dict[str, dict[str, str]], references: li
 def _home(notebooks: list[Path], picture: str) -> str:
     """docs/site/index.md with the picture of the model, the stories and the contents by parts."""
     text = (ROOT / "docs" / "site" / "index.md").read_text(encoding="utf-8")
+    switches = [_switch(code, f"{code}/index.html") for code in translate.LANGUAGES
+                if "index" in translate.pages(code)]
+    text = text.replace("</a></p>", f"</a> {' '.join(switches)}</p>", 1)
     trees = []
     for title, group in parts(notebooks):
         trees.append(_tree(title, [f"notebooks/{path.stem}" for path in group]))
@@ -184,9 +218,16 @@ def _home_in(language: str, notebooks: list[Path], picture: str) -> str:
     text = (ROOT / "docs" / "site" / "index.md").read_text(encoding="utf-8")
     text = translate.translated_page(text, translate.read_catalogue(language, "index"))
     text = re.sub(r'(\]\(|href=")(?![#/]|\w+:)', r"\1../", text)
-    chapters = []
+    text = text.replace("</a></p>", '</a> <a href="../index.html" lang="en" hreflang="en">English</a></p>', 1)
+    chapters, words = [], catalogue(language)["pages"]
     for title, group in parts(notebooks):
-        chapters += [f"**{title}**", "", *(f"- [{_title(path)}](../notebooks/{path.name})" for path in group), ""]
+        there = [translate.stored(language, path.stem) for path in group]
+        pages = [one if one.exists() else path for one, path in zip(there, group)]
+        chapters += [f"**{words.get(title, title)}**", "",
+                     *(f"- [{_title(page)}](../{page.relative_to(ROOT).as_posix()})" for page in pages), ""]
+    chapters += ["```{toctree}", ":hidden:", "",
+                 *(f"../{page.relative_to(ROOT).with_suffix('').as_posix()}" for page in _translations(notebooks)
+                   if _language(page) == language), "```", ""]
     for mark, piece in (("picture", picture), ("stories", _stories()), ("contents", "\n".join(chapters))):
         text = text.replace(f"<!-- {mark} -->", piece)
     return f"---\norphan: true\n---\n\n{text}"

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import io
+import os
 import re
 from pathlib import Path
 
@@ -38,20 +39,30 @@ def picture_tag(png: str, alt: str, folder: Path, address: str, name: str = "") 
             f'loading="lazy" decoding="async"{name and f" id={name}"}>')
 
 
-def model_picture(folder: Path, address: str) -> str:
-    """An <img> of the whole model, as the chapters draw it."""
+def model_picture(folder: Path, address: str, language: str = "en") -> str:
+    """An <img> of the whole model, as the chapters draw it, in a language."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
     from llmbook.book.figures import model_diagram, use_style
+    from llmbook.book.languages import catalogue
+    from llmbook.book.languages.drawn import translate_figure
 
-    use_style()
-    figure, file = model_diagram("model").figure, io.BytesIO()
-    figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
-    plt.close(figure)
-    return picture_tag(base64.b64encode(file.getvalue()).decode("ascii"), HOME_PICTURE, folder, address)
+    before = os.environ.get("LLMBOOK_LANGUAGE")
+    os.environ["LLMBOOK_LANGUAGE"] = language
+    try:
+        with matplotlib.rc_context():
+            use_style()
+            figure, file = model_diagram("model").figure, io.BytesIO()
+            translate_figure(figure)
+            figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
+            plt.close(figure)
+    finally:
+        os.environ.pop("LLMBOOK_LANGUAGE") if before is None else os.environ.update(LLMBOOK_LANGUAGE=before)
+    words = HOME_PICTURE if language == "en" else catalogue(language)["pages"].get(HOME_PICTURE, HOME_PICTURE)
+    return picture_tag(base64.b64encode(file.getvalue()).decode("ascii"), words, folder, address)
 
 
 def with_stills_as_files(page: str, folder: Path, address: str) -> str:

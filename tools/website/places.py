@@ -42,7 +42,7 @@ def on_site(path: str) -> str | None:
     """The site's source file for a file of the repository, None if the site has no page of it."""
     if path in ("README.md", ""):
         return "index.md"
-    if path == "data/README.md" or re.fullmatch(r"notebooks/\w+\.ipynb", path):
+    if path == "data/README.md" or re.fullmatch(r"notebooks/(?:[a-z]{2}/)?\w+\.ipynb", path):
         return path if (ROOT / path).exists() else None
     name = re.fullmatch(r"docs/(\w+)\.md", path)
     return path if name and name[1] in DOCS else None

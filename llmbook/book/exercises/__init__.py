@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmbook.book.languages import said
+
 
 class Wrong(Exception):
     """Raised inside a check; its message tells the reader what is wrong and which mistake often causes it."""
@@ -52,16 +54,17 @@ def exercise(number: str, praise: str) -> Callable[[Callable[..., None]], Callab
             except NotImplementedError as error:
                 finished = _is_ours(error.__traceback__) and not any(map(_is_unfinished, answers))
                 if finished and _returned_nothing(verify, answers):
-                    print(f"Exercise {number}: not yet. Your function returned nothing: did you forget `return`?")
+                    print(said(f"Exercise {number}: not yet. Your function returned nothing: did you forget "
+                               "`return`?"))
                 else:
-                    print(f"Exercise {number}: not started. Replace the stub above and run this cell again.")
+                    print(said(f"Exercise {number}: not started. Replace the stub above and run this cell again."))
             except Wrong as problem:
-                print(f"Exercise {number}: not yet. {problem}")
+                print(said(f"Exercise {number}: not yet. {problem}"))
             except Exception as error:  # the reader's own code failed: say so without a page of traceback
-                print(f"Exercise {number}: not yet. Your code stopped with {type(error).__name__}: {error}"
-                      f"{_place(error.__traceback__, answers)}")
+                print(said(f"Exercise {number}: not yet. Your code stopped with {type(error).__name__}: {error}"
+                           f"{_place(error.__traceback__, answers)}"))
             else:
-                print(f"Exercise {number}: solved. {praise}")
+                print(said(f"Exercise {number}: solved. {praise}"))
 
         check.verify = verify
         return check
@@ -124,7 +127,7 @@ def _place(trace: TracebackType | None, answers: tuple) -> str:
     while trace is not None:
         if trace.tb_frame.f_code.co_filename in files:
             text = linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno).strip()
-            place = f" (line {trace.tb_lineno}{f': `{text}`' if text else ''})"
+            place = said(f" (line {trace.tb_lineno}{f': `{text}`' if text else ''})")
         trace = trace.tb_next
     return place
 

@@ -38,8 +38,8 @@ def loss_ladder(upto: str | None = None, yours: Mapping[str, float] | None = Non
     if not names:
         raise ValueError("no rung to draw: write the table with `python tools/ladder.py`, or give yours")
     figure, ax = plt.subplots(figsize=(4.6, 0.75 + 0.4 * len(names) + 0.3 * bool(yours)), dpi=120)
-    figure.set_label("The loss ladder: " + ", ".join(f"{name} {_mean(table[name]):.2f}" for name in names
-                                                     if name in table) + " bits per byte.")
+    values = ", ".join(f"{name} {_mean(table[name]):.2f}" for name in names if name in table)
+    figure.set_label(f"The loss ladder: {values} bits per byte.")
     widest = max([*yours.values(), *(value for name in names for value in table.get(name, ()))])
     for place, name in enumerate(names):
         values, end = table.get(name, ()), 0.0

@@ -7,6 +7,8 @@ palette of Okabe and Ito (2008), which stays distinct with colour blindness; seq
 import matplotlib.pyplot as plt
 from cycler import cycler
 
+from ..languages import language
+from ..languages.drawn import font_families
 from .words import store_descriptions
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
@@ -28,3 +30,5 @@ def use_style() -> None:
         "font.size": 10, "lines.linewidth": 2, "legend.frameon": False, "image.cmap": "cividis",
         "figure.constrained_layout.use": True, "image.interpolation": "nearest",
     })
+    if language():
+        plt.rcParams["font.family"] = font_families(language())

@@ -11,6 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
+from ..languages import said
+from ..languages.drawn import translate_figure
+
 __all__ = ["describe", "store_descriptions"]
 
 MOST_NAMES = 8  # of rows, columns, curves or bars that are named one by one
@@ -26,10 +29,10 @@ def describe(figure: Figure) -> str:
     if figure.get_label():
         return figure.get_label()
     panels = [ax for ax in figure.axes if ax.get_label() != "<colorbar>" and not hasattr(ax, "_colorbar")]
-    said = [words for ax in panels if (words := _panel(ax))]
+    panels = [words for ax in panels if (words := _panel(ax))]
     title = figure.get_suptitle()
-    begin = f"{len(said)} panels. " if len(said) > 1 else ""
-    return f"{title and _plain(title) + '. '}{begin}{' '.join(said)}" or "An empty figure."
+    begin = said(f"{len(panels)} panels. ") if len(panels) > 1 else ""
+    return f"{title and _plain(title) + '. '}{begin}{' '.join(panels)}" or "An empty figure."
 
 
 def store_descriptions() -> None:
@@ -55,6 +58,7 @@ class _WithWords:
         self.printer = printer
 
     def __call__(self, figure: Figure) -> object:
+        translate_figure(figure)
         picture = self.printer(figure)
         data, metadata = picture if isinstance(picture, tuple) else (picture, {})
         return data, {**metadata, "alt": describe(figure)}
@@ -69,8 +73,8 @@ def _panel(ax: Axes) -> str:
     shown = "; ".join(filter(None, parts))
     if not shown and not title:
         return ""
-    axes = " against ".join(f"“{_plain(name)}”" for name in (up, across) if name)
-    return f"{_plain(title)}{': ' if title else ''}{shown or 'a drawing'}{f'; {axes}' if axes else ''}."
+    axes = said(f"“{_plain(up)}” against “{_plain(across)}”") if up and across else f"“{_plain(up or across)}”"
+    return f"{_plain(title)}{': ' if title else ''}{shown or said('a drawing')}{f'; {axes}' if up or across else ''}."
 
 
 def _table(ax: Axes) -> str:
@@ -79,10 +83,10 @@ def _table(ax: Axes) -> str:
     values = np.ma.masked_invalid(np.asarray(ax.images[0].get_array(), dtype=float))
     height, width = values.shape[:2]
     if values.ndim > 2 or not values.count():
-        return f"a picture of {height} × {width} points"
+        return said(f"a picture of {height} × {width} points")
     rows, columns = _names(ax.get_yticklabels(), height), _names(ax.get_xticklabels(), width)
-    return (f"a table of {height} rows{rows} and {width} columns{columns}, coloured by value from {values.min():.3g} "
-            f"to {values.max():.3g}")
+    return said(f"a table of {height} rows{rows} and {width} columns{columns}, coloured by value from "
+                f"{values.min():.3g} to {values.max():.3g}")
 
 
 def _names(labels: list, count: int) -> str:
@@ -109,7 +113,7 @@ def _bars(ax: Axes) -> str:
         else:
             continue
         groups.append(f"{label}{values}")
-    return f"bars: {'; '.join(_short(groups, 'groups of bars'))}" if groups else ""
+    return said(f"bars: {'; '.join(_short(groups, 'groups of bars'))}") if groups else ""
 
 
 def _curves(ax: Axes) -> str:
@@ -122,12 +126,12 @@ def _curves(ax: Axes) -> str:
         if str(line.get_label()).startswith("_") or not len(ends):
             others += 1
             continue
-        curves.append(f"{_plain(str(line.get_label()))} from {ends[0]:.3g} to {ends[-1]:.3g}")
+        curves.append(said(f"{_plain(str(line.get_label()))} from {ends[0]:.3g} to {ends[-1]:.3g}"))
     if not curves and others:
         lines = [np.asarray(line.get_ydata(), dtype=float) for line in ax.lines if len(line.get_xdata()) >= 3]
         ends = [values[np.isfinite(values)] for values in lines if np.isfinite(values).any()]
         curves = [f"from {values[0]:.3g} to {values[-1]:.3g}" for values in ends[:MOST_NAMES]]
-    return f"curves: {', '.join(_short(curves, 'curves'))}" if curves else ""
+    return said(f"curves: {', '.join(_short(curves, 'curves'))}") if curves else ""
 
 
 def _points(ax: Axes) -> str:
@@ -142,7 +146,8 @@ def _points(ax: Axes) -> str:
 def _written(ax: Axes) -> str:
     """What stands on a panel without axes, such as a row of tokens."""
     words = [_plain(text.get_text()) for text in ax.texts if text.get_text().strip()]
-    return f"it reads: {' '.join(words[:60])}{' …' if len(words) > 60 else ''}" if words else ""
+    shown = " ".join(words[:60]) + (" …" if len(words) > 60 else "")
+    return said(f"it reads: {shown}") if words else ""
 
 
 def _short(parts: list[str], what: str) -> list[str]:

@@ -23,6 +23,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..figures import PALETTE
+from ..languages import language, patterns, said
+from ..languages.drawn import font_families, translate_figure
 
 __all__ = ["Interactive", "STILL_WIDTH", "static", "visible"]
 
@@ -50,7 +52,7 @@ class Interactive:
     """
 
     def __init__(self, name: str, data: Mapping, picture: Callable[[], Figure], description: str):
-        self.name, self.data, self.description = name, data, description
+        self.name, self.data, self.description = name, data, said(description)
         self._picture = picture
 
     @cached_property
@@ -63,9 +65,11 @@ class Interactive:
     def png(self) -> bytes:
         """The still picture, as the bytes of a PNG file."""
         file = io.BytesIO()
-        with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        style = {**STYLE, "font.family": font_families(language())} if language() else STYLE
+        with matplotlib.rc_context(style), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # a token in a script that the font lacks
             figure = self._picture()
+            translate_figure(figure)
             FigureCanvasAgg(figure).print_figure(file, format="png", dpi=150)
         return file.getvalue()
 
@@ -80,7 +84,15 @@ class Interactive:
                 f'<img alt="{html.escape(self.description)}" style="max-width:100%;height:auto" '
                 f'src="data:image/png;base64,{picture}"></div>\n'
                 f"<script>\n(function () {{\n\"use strict\";\n{static('frame.js')}\n{static(f'{self.name}.js')}\n"
-                f'start("{mark}", {json.dumps(self.description)}, {styles}, build, {self.json});\n}})();\n</script>\n')
+                f'start("{mark}", {json.dumps(self.description)}, {styles}, build, {self.json});\n'
+                f"{self._speaking(mark)}}})();\n</script>\n")
+
+    def _speaking(self, mark: str) -> str:
+        """Script that puts the picture's words into the reader's language; none for English."""
+        if not language():
+            return ""
+        words = json.dumps(patterns(language(), "pictures"), ensure_ascii=False).replace("<", "\\u003c")
+        return f'{static("words.js")}\nspeak("{mark}", {words});\n'
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """What Jupyter asks for."""

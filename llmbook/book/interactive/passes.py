@@ -88,10 +88,10 @@ def _still(tokens: Sequence[str], prompt: int, start: int) -> Figure:
                           Patch(color=GREEN, label="from the cache"), Patch(color="#E4E4E4", label="computed earlier")],
                  loc="outside lower center", ncols=3, fontsize=8, frameon=False, columnspacing=1, handlelength=1.2)
     axes = lower.subplots()
-    for which, colour, label in ((0, ORANGE, "without a cache"), (1, GREEN, "with a cache")):
+    for which, colour, label in ((0, ORANGE, "without a cache: {}"), (1, GREEN, "with a cache: {}")):
         totals = [pair[which] for pair in computed_rows(n, prompt)]
         axes.plot(range(prompt, n + 1), totals, "o-", color=colour, markersize=3)
-        axes.annotate(f"{label}: {totals[-1]}", (n, totals[-1]), xytext=(-6, 5 if which else -2), ha="right",
+        axes.annotate(label.format(totals[-1]), (n, totals[-1]), xytext=(-6, 5 if which else -2), ha="right",
                       va="bottom", textcoords="offset points")
     axes.set(title="keys and values computed in all", xlabel="tokens read", ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)

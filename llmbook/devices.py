@@ -187,6 +187,16 @@ class _NoDraws(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def whole_precision(device: torch.device | str) -> AbstractContextManager:
+    """A context in which autocast is off: for sums over a long text, and for solvers that know no bfloat16."""
+    return torch.autocast(torch.device(device).type, enabled=False)
+
+
+def at_least_float32(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in float32, or in float64 where they are in that."""
+    return [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
+
+
 @contextmanager
 def without_weights() -> Iterator[None]:
     """Models built inside have shapes and no numbers, until `load_state_dict(state, assign=True)` gives them some."""

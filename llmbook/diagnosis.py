@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from .devices import PRECISIONS, own_part
 from .protocols import Cache
 
-__all__ = ["check_cache", "check_counts", "check_gpt_sizes", "check_heads", "check_llama", "check_sampling",
-           "check_token_ids", "check_training", "explain_bad_logits", "explain_misfit", "explain_not_finite"]
+__all__ = ["check_cache", "check_counts", "check_experts", "check_gpt_sizes", "check_heads", "check_llama",
+           "check_mixers", "check_sampling", "check_token_ids", "check_training", "explain_bad_logits",
+           "explain_misfit", "explain_not_finite"]
 
 
 def explain_not_finite(model: nn.Module, parts: Sequence[Sequence[Tensor]], counts: Sequence[int], loss: float,
@@ -173,6 +174,30 @@ def check_llama(config: Any) -> None:
     for name in ("window_layers", "no_rope_layers"):
         if unknown := set(getattr(config, name) or ()) - set(range(config.n_layers)):
             raise ValueError(f"{name} names block {min(unknown)}: there are 0 to {config.n_layers - 1}")
+
+
+def check_mixers(config: Any, known: Sequence[str]) -> None:
+    """Raise ValueError for mixers of a `llmbook.sequence_mixers.HybridConfig` that cannot work."""
+    if isinstance(config.mixers, str) or not config.mixers:
+        raise ValueError(f"mixers is {config.mixers!r}: give a list with one of {', '.join(known)} for each block")
+    for mixer in config.mixers:
+        if mixer not in known:
+            raise ValueError(f"no mixer {mixer!r}: choose from {', '.join(known)}")
+    if "window" in config.mixers and config.window is None:
+        raise ValueError("a block has a window and window is None: say how many tokens it sees, itself included")
+    if isinstance(config.chunk, bool) or not isinstance(config.chunk, Integral) or config.chunk < 1:
+        raise ValueError(f"chunk is {config.chunk!r}: it must be a whole number, at least 1")
+
+
+def check_experts(config: Any) -> None:
+    """Raise ValueError for a number of a `llmbook.experts.ExpertsConfig` that cannot work."""
+    for name, least in (("n_experts", 1), ("experts_per_token", 1), ("d_expert", 1), ("d_shared", 0)):
+        size = getattr(config, name)
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < least:
+            raise ValueError(f"{name} is {size!r}: it must be a whole number, at least {least}")
+    if config.experts_per_token > config.n_experts:
+        raise ValueError(f"experts_per_token ({config.experts_per_token}) must not be more than n_experts "
+                         f"({config.n_experts})")
 
 
 def explain_misfit(kept: Tensor, lengths: Sequence[int], layer: int, keys: Tensor, values: Tensor) -> str:

@@ -76,6 +76,9 @@ _FAMILIES: dict[str, Family] = {family.name: family for family in (
            plain_head=True),
     Family("Gemma", "llmbook.gemma:Gemma", "llmbook.gemma:GemmaConfig", "gemma", "llmbook.formats.gemma:LAYOUT",
            hugging_face=("gemma3_text",), gguf=("gemma3",), plain_head=True),
+    Family("HybridLlama", "llmbook.sequence_mixers:HybridLlama", "llmbook.sequence_mixers:HybridConfig",
+           plain_head=True),
+    Family("ExpertsLlama", "llmbook.experts:ExpertsLlama", "llmbook.experts:ExpertsConfig", plain_head=True),
     Family("TextClassifier", "llmbook.classification:TextClassifier", "llmbook.classification:ClassifierConfig"),
 )}
 

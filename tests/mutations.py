@@ -406,6 +406,33 @@ MUTATIONS = {
     "parts of the problems share numbers": (
         "problems", "if _part_of(numbers) == part:", "if True:", ["problems"]),
 
+    # beyond attention
+    "linear attention sees what comes after": (
+        "sequence_mixers", "found.append((q @ k.mT).tril() @ v + q @ state)",
+        "found.append((q @ k.mT) @ v + q @ state)", ["sequence_mixers"]),
+    "a chunk forgets the state before it": (
+        "sequence_mixers", "missing = b[..., None] * (v - faded.exp() * (k @ state))", "missing = b[..., None] * v",
+        ["sequence_mixers"]),
+    "the delta rule overlooks the other tokens of a chunk": (
+        "sequence_mixers", "(k @ k.mT)).tril(-1)", "(k @ k.mT)).tril(-1) * 0", ["sequence_mixers"]),
+    "the decay between tokens overflows": (
+        "sequence_mixers", "between = (faded - faded.mT).tril().exp()", "between = (faded - faded.mT).exp().tril()",
+        ["sequence_mixers"]),
+    "padding writes into a state": (
+        "sequence_mixers", "x = x if filled is None else x * filled", "pass", ["sequence_mixers"]),
+    "padding has a weight in linear attention": (
+        "sequence_mixers", "key = key * filled[:, None]", "pass", ["sequence_mixers"]),
+    "the convolution begins anew with each pass": (
+        "sequence_mixers", "        if before is None:\n", "        if True:\n", ["sequence_mixers"]),
+    "a cache goes back to a state of a later place": (
+        "state_cache", "default=0)", "default=self.length)", ["state_cache"]),
+    "experts are weighed with all experts' probabilities": (
+        "experts", "weights = weights.softmax(dim=1)", "weights = weights.sigmoid()", ["experts"]),
+    "padding is balanced too": (
+        "experts", "balance_loss(scores[counts], per_token)", "balance_loss(scores, per_token)", ["experts"]),
+    "hooks on routers stay": (
+        "experts", "            hook.remove()", "            pass", ["experts"]),
+
     # adapters
     "an adapter's strength forgets its rank": (
         "lora", "self.scale, self.dropout = alpha / rank,", "self.scale, self.dropout = alpha,",

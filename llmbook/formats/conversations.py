@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..caching import KeyValueCache
 from ..protocols import Cache
 from .chat_templates import Template, encode_chat
 from .pretrained_tokenizer import PretrainedTokenizer, adapt
@@ -127,7 +128,7 @@ class ReadSoFar:
         same = 0 if self.cache is None else min(common_prefix(self.ids[: self.cache.length], ids), len(ids) - 1)
         if self.cache is None or getattr(self.cache, "max_tokens", needed) < needed:
             self.cache = self._larger(needed, same)
-        self.cache.rewind(same)
+        self.cache.rewind(min(same, self.cache.length))
         self.ids = list(ids)
         return self.cache
 
@@ -136,7 +137,7 @@ class ReadSoFar:
         self.ids.append(token)
 
     def _larger(self, needed: int, same: int) -> Cache:
-        """A cache with room to spare, and in it the first `same` tokens of the old one.
+        """A cache with room to spare, and in it the first `same` tokens of the old one, if that holds keys and values.
 
         Its room doubles, so that each token is copied once on average, and a compiled model meets few sizes.
         """
@@ -144,7 +145,7 @@ class ReadSoFar:
         while room < needed:
             room *= 2
         new, old = self.model.new_cache(1, min(room, self.model.config.context_length)), self.cache
-        if old is not None and same:
+        if isinstance(old, KeyValueCache) and same:
             for layer in range(len(old.keys)):
                 new.append(layer, old.keys[layer, :, :, :same], old.values[layer, :, :, :same])
         return new

@@ -16,8 +16,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("storyworld.*",),  # imports nothing of the rest, and no torch
     ("threads", "extras", "files", "devices", "assets", "families", "protocols", "diagnosis", "model_files",
      "answer_checks", "answer_scores", "judges", "tokenizing", "pair_counts", "head_loss", "repetition",
-     "short_attention", "compiling", "prefetching", "caching", "documents", "training_run", "rotary_scaling",
-     "problems", "group_samples"),
+     "short_attention", "compiling", "prefetching", "caching", "state_cache", "documents", "training_run",
+     "rotary_scaling", "problems", "group_samples"),
     ("text",),
     ("attention",),
     ("gpt",),
@@ -25,6 +25,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "generation"),
     ("llama",),
     ("gemma",),
+    ("sequence_mixers",),
+    ("experts",),
     ("compiled",),  # the pass for one token, for GPUs
     ("formats.*",),  # the readers, and what they share
     ("open_weights",),

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from llmbook import head_loss, model_files
 from llmbook.devices import whole_tensor
+from llmbook.experts import ExpertLoss, ExpertsConfig, ExpertsLlama
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.instructions import instruction_loader, response_loss
 from llmbook.scale import checkpoint_folder as module
@@ -367,9 +368,18 @@ def values() -> list:
     return [(inputs, (inputs[:, 0] - 5) / 5) for inputs, _ in loader(7, shuffle=False, drop_last=False)]
 
 
+def expert_model(seed: int) -> ExpertsLlama:
+    """Chapter 11's: some experts get no token in one of the processes."""
+    seed_all(seed)
+    return ExpertsLlama(ExpertsConfig(vocab_size=11, context_length=8, d_model=16, n_heads=2, n_kv_heads=2, n_layers=2,
+                                      mixers=("gated delta", "attention"), n_experts=6, experts_per_token=1,
+                                      d_expert=8, d_shared=8))
+
+
 # name: (model, batches, loss), each of unequal counts in two processes
 TASKS = {"next-token": (team_model, unequal_batches, next_token_loss), "answers": (team_model, answers, response_loss),
-         "classes": (Tagger, classes, class_loss), "own-count": (Tagger, values, squares)}
+         "classes": (Tagger, classes, class_loss), "own-count": (Tagger, values, squares),
+         "experts": (expert_model, unequal_batches, ExpertLoss(0.0))}  # each process balances its own tokens
 
 
 def part_ways_later(rank: int):

@@ -11,7 +11,7 @@ PIP_ARGS ?=
 TORCH ?=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS)
 
-.PHONY: book lab site check test help export store bench mutations clean
+.PHONY: book lab site epub check test help export store bench mutations clean
 
 help:  ## list what make can do here
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -24,6 +24,9 @@ lab: $(READY)  ## open the chapters in JupyterLab, in copies of your own: my_not
 
 site: $(READY_FOR_SITE)  ## build the web edition from the stored notebooks: build/site/html/index.html
 	$(BIN)/python -m tools.website $(SITE_ARGS)
+
+epub: $(READY_FOR_SITE)  ## build the book as one file for e-readers: build/site/llmbook.epub
+	$(BIN)/python -m tools.website --epub $(SITE_ARGS)
 
 # Two files at a time with one thread each take 60 % of the time of one after the other with two threads.
 # glibc hands freed blocks of megabytes back to Linux at once, and each batch then waits for new ones; it may keep

@@ -10,7 +10,7 @@ import llmbook  # noqa: E402
 
 project = "llmbook"
 author = copyright = "The llmbook authors"
-release = llmbook.__version__
+version = release = llmbook.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "tools.website.extension"]
 exclude_patterns = ["extra", "static", "templates"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
@@ -55,3 +55,11 @@ napoleon_use_rtype = False
 default_role = "code"
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "docutils"]
 nitpicky = False
+
+epub_basename = "llmbook"
+epub_title = "llmbook: a language model from scratch, in notebooks that run"
+epub_show_urls = "no"
+epub_tocdepth = 2
+epub_css_files = ["ebook.css"]
+epub_exclude_files = ["search.xhtml", "genindex.xhtml", ".nojekyll"]
+epub_use_index = False

@@ -12,14 +12,15 @@ import pytest
 from tests.support.browser import open_browser
 from tests.support.repository import ADDRESS, CHAPTERS, NOTEBOOKS, ROOT, read
 from tools.website import checks
+from tools.website.measure import every_byte
 
 pytestmark = [pytest.mark.book, pytest.mark.slow]
 
 pytest.importorskip("sphinx", reason="needs docs/requirements.txt, which `make test` installs")
 
 HEAVIEST = 1_500_000  # bytes that a chapter loads, its pictures and the shared files included
-LOOKED_AT = ["index.html", "notebooks/03_attention.html", "docs/glossary.html", "docs/references.html",
-             "api/taught_in_the_chapters.html"]
+LOOKED_AT = ["index.html", "notebooks/03_attention.html", "notebooks/zh/03_attention.html", "docs/glossary.html",
+             "docs/references.html", "api/taught_in_the_chapters.html"]
 
 
 @pytest.fixture(scope="module")
@@ -129,17 +130,24 @@ def test_the_home_page_has_the_promise_the_picture_ten_stories_and_five_minutes(
     assert len(re.findall(r'<img class="picture"', text)) == 1
 
 
-def weight(site: Path, name: str, page: checks.Page) -> int:
-    folder = (site / name).parent
-    styles = [link for link in page.links if ".css" in link]
-    files = {(folder / file.split("?")[0]).resolve() for file in [*page.files, *styles]}
-    return (site / name).stat().st_size + sum(file.stat().st_size for file in files if file.is_file())
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_chapter_is_light(path, site, pages):
-    name = f"notebooks/{path.stem}.html"
-    assert weight(site, name, pages[name]) <= HEAVIEST
+def test_a_chapter_is_light(path, site):
+    assert every_byte(site, f"notebooks/{path.stem}.html") <= HEAVIEST
+
+
+def test_a_translated_chapter_is_in_its_language_and_each_leads_to_the_other(site, pages):
+    english, chinese = "notebooks/03_attention.html", "notebooks/zh/03_attention.html"
+    assert 'href="zh/03_attention.html" lang="zh-CN"' in article(site, english)
+    assert 'href="../03_attention.html" lang="en"' in article(site, chinese)
+    text = html(site, chinese)
+    assert re.search(r'<html [^>]*lang="zh-CN"', text) and "<h1>第 3 章：注意力" in text
+    assert "在 Colab 中运行" in text and "本页内容" in text and "On this page" not in text
+    assert every_byte(site, chinese) <= HEAVIEST
+    terms = re.findall(r'<a class="term[^>]*href="\.\./\.\./docs/glossary\.html#([^"]+)"', text)
+    assert len(terms) == len(set(terms)) >= 10 and {"softmax", "causal-mask"} <= set(terms)
+    assert text.count('href="../../docs/references.html#') > 5
+    home = article(site, "zh/index.html")
+    assert 'href="../notebooks/zh/03_attention.html"' in home and 'alt="本书模型的数据流图' in home
 
 
 # --- in a browser, from disk -------------------------------------------------------------------------------------
@@ -157,13 +165,18 @@ def opened(browser, site: Path, name: str, width: int = 1400, scheme: str = "lig
     return page
 
 
-@pytest.mark.parametrize(("name", "scheme"), [
-    ("index.html", "light"), ("notebooks/03_attention.html", "dark"), ("docs/references.html", "light"),
-    ("api/long_and_large_runs.html", "dark"),
-])
-def test_the_audit_finds_nothing_serious(name, scheme, site, browser):
+AUDITED = [("index.html", "light", 1400), ("notebooks/03_attention.html", "dark", 1400),
+           ("docs/references.html", "light", 1400), ("api/long_and_large_runs.html", "dark", 1400),
+           ("notebooks/zh/03_attention.html", "light", 390), ("search.html?q=softmax", "dark", 390)]
+if os.environ.get("AUDIT") == "all":  # before a release
+    AUDITED = [(name, scheme, width) for name in (*LOOKED_AT, "search.html?q=softmax", "zh/index.html")
+               for scheme in ("light", "dark") for width in (390, 1400)]
+
+
+@pytest.mark.parametrize(("name", "scheme", "width"), AUDITED)
+def test_the_audit_finds_nothing_serious(name, scheme, width, site, browser):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    page = opened(browser, site, name, scheme=scheme)
+    page = opened(browser, site, name, width, scheme)
     found = axe.Axe().run(page).response["violations"]
     serious = [(one["id"], node["html"][:200]) for one in found if one["impact"] in ("serious", "critical")
                for node in one["nodes"]]

@@ -126,6 +126,12 @@ def test_links_of_a_translation_lead_to_where_it_stands(monkeypatch):
         f"[d](https://x.org/y.ipynb) [e]({address}/zh/03_attention.ipynb)")
 
 
+def test_the_words_around_a_page_are_exchanged_and_those_in_it_stay():
+    page = '<button aria-label="Search">Search</button><p>Search it.</p><code>x = "Search"</code><a>On this page </a>'
+    assert translate.theme(page, "zh") == (
+        '<button aria-label="搜索">搜索</button><p>Search it.</p><code>x = "Search"</code><a>本页内容 </a>')
+
+
 def test_a_notebook_built_again_keeps_the_outputs_of_code_that_has_not_changed():
     before = translate.translated_notebook(NOTEBOOK, CATALOGUE)
     before.cells[1].outputs[0].text = "壹\n"

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.support.repository import ADDRESS, NOTEBOOKS, ROOT
 from tools.website import api, checks
 from tools.website.citations import link_citations, read_references, with_back_links
+from tools.website.measure import every_byte
 from tools.website.pictures import alternative_text, picture_tag, with_stills_as_files
 from tools.website.places import parts, relink, slug
 
@@ -42,10 +43,27 @@ def test_a_link_leads_to_the_page_or_to_the_repository(target, expected):
     assert relink(f"see [it]({target}).", "notebooks/03_attention.ipynb") == f"see [it]({expected})."
 
 
+def test_a_page_weighs_what_it_loads_each_file_once(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "x.css").write_bytes(b"c" * 100)
+    (tmp_path / "x.webp").write_bytes(b"p" * 1000)
+    page = ('<link rel="stylesheet" href="../x.css?v=1"><img src="../x.webp" alt="a"><img src="../x.webp" alt="b">'
+            '<a href="../y.html">y</a><script src="https://elsewhere.org/x.js"></script>')
+    (tmp_path / "notebooks" / "a.html").write_text(page)
+    assert every_byte(tmp_path, "notebooks/a.html") == len(page) + 1100
+
+
 def test_every_notebook_belongs_to_a_part_and_a_stranger_is_named():
     assert sorted(path for _, group in parts(NOTEBOOKS) for path in group) == NOTEBOOKS
     with pytest.raises(ValueError, match=r"x9_odd\.ipynb: in no part of the book; see PARTS"):
         parts([ROOT / "notebooks" / "x9_odd.ipynb"])
+
+
+def test_the_parts_take_every_chapter_in_order():
+    names = ["01_a", "04_b", "05a_c", "05b_d", "09_e", "10_f", "11_g", "12_h", "A_i", "C_j", "E_k"]
+    found = parts([ROOT / "notebooks" / f"{name}.ipynb" for name in names])
+    assert [[path.stem[:2].rstrip("_") for path in group] for _, group in found] == [
+        ["01", "04"], ["05", "05"], ["09"], ["10", "11", "12"], ["A", "E"], ["C"]]
 
 
 @pytest.mark.parametrize(("text", "key"), [
@@ -55,6 +73,9 @@ def test_every_notebook_belongs_to_a_part_and_a_stranger_is_named():
     ("(Saerens, Latinne and Decaestecker, 2002)", "saerens-2002"),
     ("(Almeida, Gómez Hidalgo\nand Yamakami, 2011)", "almeida-2011"),
     ('Vaswani et al., "Attention Is All You Need" (2017)', "vaswani-2017"),
+    ("Vaswani 等人（2017，第 3.2.1 节）推测", "vaswani-2017"),
+    ("（权重，Vaswani 等人，2017）", "vaswani-2017"),
+    ("（Saerens 和 Latinne，2002）", "saerens-2002"),
 ])
 def test_a_citation_leads_to_its_entry_which_leads_back(text, key):
     references = read_references(REFERENCES)
@@ -125,13 +146,17 @@ BAD = [
     ('<a href="#gone">b</a>', "#gone has no such anchor"),
     ('<img src="q.webp" alt="a card with four words">', "q.webp is not there"),
     ('<img src="p.webp">', "the picture p.webp has no alternative text"),
+    ('<img src="p.webp" alt="一张图">', "the picture p.webp has no alternative text"),
     ('<img src="p.webp" alt="picture">', "the picture p.webp has no alternative text"),
     ('<script src="https://elsewhere.org/x.js"></script>', "fetches https://elsewhere.org/x.js from elsewhere"),
     ('<p id="top"></p>', "the anchor top stands twice"),
 ]
 
 
-@pytest.mark.parametrize(("piece", "problem"), [("", None), *BAD])
+CHINESE = '<img src="p.webp" alt="三个头的注意力权重">'
+
+
+@pytest.mark.parametrize(("piece", "problem"), [("", None), (CHINESE, None), *BAD])
 def test_the_checks_find_what_is_wrong_with_a_site(tmp_path, piece, problem):
     (tmp_path / "a.html").write_text(GOOD + piece)
     (tmp_path / "b.html").write_text('<p id="there">here</p><a href="https://elsewhere.org">out</a>')

@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import shutil
 import sys
 from pathlib import Path
 
 from tools import translate
+from tools.website.ebook import mend
 from tools.website.places import ROOT
 
 
 def build(folder: Path, only: list[str] | None = None) -> Path:
     """Write the site into `folder`/html and return that; `only` chooses notebooks by how their names begin."""
+    html = folder / "html"
+    shutil.rmtree(html, ignore_errors=True)  # no page stays of what is no longer there
+    _sphinx(folder, _notebooks(only), html, "html")
+    for path in html.rglob("*.html"):
+        _mend(path, html)
+    return html
+
+
+def build_epub(folder: Path, only: list[str] | None = None) -> Path:
+    """Write the book as one file for e-readers into `folder` and return its path."""
+    shutil.rmtree(folder / "epub", ignore_errors=True)
+    _sphinx(folder / "for_epub", _notebooks(only), folder / "epub", "epub")
+    made = folder / "epub" / "llmbook.epub"
+    mend(made)
+    return made.replace(folder / "llmbook.epub")
+
+
+def _notebooks(only: list[str] | None) -> list[Path]:
+    found = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    return [path for path in found if path.stem.startswith(tuple(only))] if only else found
+
+
+def _sphinx(folder: Path, notebooks: list[Path], into: Path, kind: str) -> None:
+    """Prepare the sources in `folder` and let Sphinx build pages or a book of them."""
     from sphinx.application import Sphinx
 
     from tools.website.pages import stage
 
-    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    if only:
-        notebooks = [path for path in notebooks if path.stem.startswith(tuple(only))]
-    source, html = folder / "source", folder / "html"
-    shutil.rmtree(html, ignore_errors=True)  # no page stays of what is no longer there
-    stage(source, notebooks)
+    source = folder / "source"
+    stage(source, notebooks, still=kind == "epub")
     folders = {f"{kind}_path": [str(source / name)] for kind, name in
                (("html_static", "static"), ("html_extra", "extra"), ("templates", "templates"))}
-    app = Sphinx(str(source), str(ROOT / "docs" / "site"), str(html), str(folder / "doctrees"), "html",
+    app = Sphinx(str(source), str(ROOT / "docs" / "site"), str(into), str(folder / "doctrees"), kind,
                  confoverrides=folders, status=None, warning=sys.stderr)
     app.build(force_all=True)  # each page shows the contents: a new chapter changes all of them
     if app.statuscode:
         raise SystemExit(app.statuscode)
-    for path in html.rglob("*.html"):
-        _mend(path, html)
-    return html
 
 
 def _mend(path: Path, html: Path) -> None:
@@ -49,6 +68,7 @@ def _mend(path: Path, html: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--only", nargs="+", help="begin of the names of the notebooks to build, for authors")
+    parser.add_argument("--epub", action="store_true", help="one file for e-readers instead of the site")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site")
     options = parser.parse_args()
     try:
@@ -58,6 +78,10 @@ def main() -> int:
     except ImportError as error:
         print(f"{error.name} is not installed: pip install -r docs/requirements.txt", file=sys.stderr)
         return 1
+    if options.epub:
+        print(f"The book is {build_epub(options.out.resolve(), options.only)}")
+        return 0
+    gc.set_threshold(500_000, 20, 20)  # millions of nodes live until the end: looking through them often finds nothing
     html = build(options.out.resolve(), options.only)
     print(f"The site is in {html}: open index.html")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 __all__ = ["Page", "problems", "read_site"]
 
 LEAST_WORDS = 4  # of a picture's alternative text
+WORD = re.compile(r"[\u4e00-\u9fff]{2}|[^\W\u4e00-\u9fff]+")  # Chinese has no spaces: two letters are about a word
 
 
 class _Reader(HTMLParser):
@@ -47,10 +49,10 @@ class Page:
     pictures: list[tuple[str, str | None]] = field(default_factory=list)
 
 
-def read_site(folder: Path) -> dict[str, Page]:
-    """Path within the site -> what stands on the page."""
+def read_site(folder: Path, some: list[Path] | None = None) -> dict[str, Page]:
+    """Path within the site -> what stands on the page, for all pages or some."""
     pages = {}
-    for path in sorted(folder.rglob("*.html")):
+    for path in sorted(folder.rglob("*.html")) if some is None else some:
         if "_static" in path.parts:
             continue
         reader = _Reader()
@@ -84,7 +86,7 @@ def problems(folder: Path, pages: dict[str, Page] | None = None) -> list[str]:
             if anchor and other in ids and anchor not in ids[other]:
                 found.append(f"{name}: {target} has no such anchor")
         for source, words in page.pictures:
-            if words is None or len(words.split()) < LEAST_WORDS:
+            if words is None or len(WORD.findall(words)) < LEAST_WORDS:
                 found.append(f"{name}: the picture {source} has no alternative text that says what it shows: {words!r}")
         found += [f"{name}: the anchor {one} stands twice" for one in sorted({i for i in page.ids
                                                                             if page.ids.count(i) > 1})]

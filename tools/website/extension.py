@@ -9,6 +9,7 @@ from pathlib import Path
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.builders import _epub_base
 
 from tools.translate import LANGUAGES, TAGS
 from tools.website.pages import glossary_terms
@@ -25,6 +26,7 @@ CLOSED = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, node
 
 
 def setup(app: Sphinx) -> dict[str, object]:
+    _epub_base.MEDIA_TYPES.setdefault(".webp", "image/webp")  # EPUB 3.3 has it
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("doctree-read", link_terms)
     app.connect("html-page-context", offer_languages)

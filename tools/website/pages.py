@@ -28,21 +28,27 @@ NUMBER = re.compile(r"(?:[A-Z]|\d+[a-z]?)\.\d+")
 SECTIONS_LINK = re.compile(r"\[((?:[A-Z]|\d+[a-z]?)\.\d+)\]\(((?:[./\w]*/)?(\w+\.ipynb))\)")
 
 
-def stage(source: Path, notebooks: list[Path]) -> None:
-    """Write all that Sphinx reads into `source`, for these notebooks; what was there for others goes."""
-    read = {path: nbformat.read(path, as_version=4) for path in [*notebooks, *_translations(notebooks)]}
+def stage(source: Path, notebooks: list[Path], still: bool = False) -> None:
+    """Write all that Sphinx reads into `source`, for these notebooks; what was there for others goes.
+
+    `still` is for e-readers: pictures that move are shown as they stand; folded code, the package's reference and other
+    languages are left out.
+    """
+    there = notebooks if still else [*notebooks, *_translations(notebooks)]
+    read = {path: nbformat.read(path, as_version=4) for path in there}
     anchors = {path.name: _anchors(read[path]) for path in notebooks}
     references = read_references((ROOT / "docs" / "references.md").read_text(encoding="utf-8"))
     pictures = source / "extra" / "pictures"
     files = {path.relative_to(ROOT).as_posix(): nbformat.writes(_notebook_page(path, notebook, anchors, references,
-                                                                                pictures))
+                                                                                pictures, still))
              for path, notebook in read.items()}
     for page in (*(f"docs/{name}.md" for name in DOCS), "data/README.md"):
         files[page] = _markdown_page(page, anchors, references)
-    files["index.md"] = _home(notebooks, model_picture(pictures, "pictures"))
+    files["index.md"] = _home(notebooks, model_picture(pictures, "pictures"), still)
     files |= {f"{language}/index.md": _home_in(language, notebooks, model_picture(pictures, "../pictures", language))
-              for language in translate.LANGUAGES if "index" in translate.pages(language)}
-    files |= {f"api/{name}": text for name, text in api.pages().items()}
+              for language in translate.LANGUAGES if "index" in translate.pages(language) and not still}
+    if not still:
+        files |= {f"api/{name}": text for name, text in api.pages().items()}
     files["static/cards.js"] = _cards(references)
     files["extra/.nojekyll"] = ""  # without it GitHub Pages leaves out folders that begin with _
     for stale in (path for kind in ("*.md", "*.ipynb") for path in source.rglob(kind)):
@@ -61,7 +67,7 @@ def _translations(notebooks: list[Path]) -> list[Path]:
 
 
 def _notebook_page(path: Path, notebook: NotebookNode, anchors: dict[str, dict[str, str]],
-                   references: list[Reference], pictures: Path) -> NotebookNode:
+                   references: list[Reference], pictures: Path, still: bool) -> NotebookNode:
     """The notebook as a page: links that lead to pages, folded setup, pictures in files, no widgets."""
     chapter = re.sub(r"^0", "", path.stem.split("_")[0])
     home, language = path.relative_to(ROOT).as_posix(), _language(path)
@@ -83,19 +89,24 @@ def _notebook_page(path: Path, notebook: NotebookNode, anchors: dict[str, dict[s
                                   (label, f"../{home}{'#' + section[1] if section[1] else ''}"))
             text = _to_sections(relink(text, home), anchors)
             if not seen:
-                text = re.sub(r"^(# .+)$", lambda match: match[1] + "\n\n" + _tools(path, words), text, count=1,
+                text = re.sub(r"^(# .+)$", lambda match: match[1] + "\n\n" + _tools(path, words, still), text, count=1,
                               flags=re.MULTILINE)
             seen += 1
             cell.source = text
         elif not cell.source.strip():
             continue
+        elif still and cell.metadata.get("jupyter", {}).get("source_hidden"):
+            if not cell.outputs:
+                continue
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "remove-input"]
+            cell.outputs = [_shown(output, section[0], pictures, f"{up}pictures", still) for output in cell.outputs]
         else:
             _fold(cell, words)
             if cells and _goes_with(cells[-1], cell):
                 cells[-1].source += "\n\n" + cell.source
                 cells[-1].metadata["mystnb"] = _prompts(words.get(SETUP, SETUP))
                 continue
-            cell.outputs = [_shown(output, section[0], pictures, f"{up}pictures") for output in cell.outputs]
+            cell.outputs = [_shown(output, section[0], pictures, f"{up}pictures", still) for output in cell.outputs]
         cells.append(cell)
     page.cells = cells
     page.metadata["file_format"] = "mystnb"
@@ -123,7 +134,7 @@ def _language(path: Path) -> str:
     return path.parent.name if path.parent.name in translate.LANGUAGES else ""
 
 
-def _tools(path: Path, words: dict[str, str]) -> str:
+def _tools(path: Path, words: dict[str, str], still: bool = False) -> str:
     """The links under a title: run it in Colab, see the notebook, read it in another language."""
     colab = ADDRESS.replace("https://github.com/", "https://colab.research.google.com/github/")
     run, see = (words.get(text, text) for text in ("Run it in Colab", "The notebook on GitHub"))
@@ -132,7 +143,7 @@ def _tools(path: Path, words: dict[str, str]) -> str:
              f'<a href="{ADDRESS}/blob/main/{place}">{see}</a>']
     if _language(path):
         links.append(f'<a href="../{path.stem}.html" lang="en" hreflang="en">English</a>')
-    else:
+    elif not still:
         links += [_switch(code, f"{code}/{path.stem}.html") for code in translate.LANGUAGES
                   if translate.stored(code, path.stem).exists()]
     return f'<p class="page-tools">{" ".join(links)}</p>'
@@ -172,15 +183,15 @@ def _goes_with(before: NotebookNode, cell: NotebookNode) -> bool:
                for one in (before, cell))
 
 
-def _shown(output: NotebookNode, section: str, pictures: Path, address: str) -> NotebookNode:
+def _shown(output: NotebookNode, section: str, pictures: Path, address: str, still: bool) -> NotebookNode:
     """An output in the one form that the page shows: a picture that moves, a picture, a table or text."""
     data = output.get("data")
     if data is None:
         return output
     page = "".join(data.get("text/html", ""))
-    if "data-llmbook=" in page:
+    if "data-llmbook=" in page and not still:
         data = {"text/html": with_stills_as_files(page, pictures, address)}
-    elif page:
+    elif page and "data-llmbook=" not in page:
         data = {"text/html": f'<div class="table" tabindex="0" role="region" aria-label="Table">{page}</div>'}
     elif "image/png" in data:
         data = {"text/html": picture_tag(data["image/png"], alternative_text(output, section), pictures, address)}
@@ -199,16 +210,18 @@ def _markdown_page(page: str, anchors: dict[str, dict[str, str]], references: li
     return _to_sections(relink(text, page), anchors)
 
 
-def _home(notebooks: list[Path], picture: str) -> str:
+def _home(notebooks: list[Path], picture: str, still: bool = False) -> str:
     """docs/site/index.md with the picture of the model, the stories and the contents by parts."""
     text = (ROOT / "docs" / "site" / "index.md").read_text(encoding="utf-8")
     switches = [_switch(code, f"{code}/index.html") for code in translate.LANGUAGES
                 if "index" in translate.pages(code)]
-    text = text.replace("</a></p>", f"</a> {' '.join(switches)}</p>", 1)
+    if not still:
+        text = text.replace("</a></p>", f"</a> {' '.join(switches)}</p>", 1)
     trees = []
     for title, group in parts(notebooks):
         trees.append(_tree(title, [f"notebooks/{path.stem}" for path in group]))
-    trees.append(_tree("Beside the chapters", [*(f"docs/{name}" for name in DOCS), "data/README", "api/index"]))
+    beside = [*(f"docs/{name}" for name in DOCS), "data/README", *([] if still else ["api/index"])]
+    trees.append(_tree("Beside the chapters", beside))
     text = text.replace("<!-- picture -->", picture)
     return text.replace("<!-- stories -->", _stories()).replace("<!-- contents -->", "\n".join(trees))
 

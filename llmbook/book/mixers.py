@@ -246,9 +246,9 @@ def recall_table(study: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFra
         if not runs:
             continue
         last = [100 * row["right"][str(PAIRS[-1])][0] / row["right"][str(PAIRS[-1])][1] for row in runs]
-        mean, half = _mean_and_half(last)
-        rows.append({"kind": kind, "parameters": runs[0]["parameters"], "right, %": round(mean, 1),
-                     "± (95 %, t)": half if half == "-" else round(half, 1), "lowest": min(last), "runs": len(runs)})
+        mean, half = _mean_and_half(last, 1)
+        rows.append({"kind": kind, "parameters": runs[0]["parameters"], "right, %": mean,
+                     "± (95 %, t)": half, "lowest": min(last), "runs": len(runs)})
     return load_extra("pandas").DataFrame(rows)
 
 
@@ -260,10 +260,10 @@ def story_table(study: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFram
         runs = [row for row in study["stories"] if row["kind"] == kind]
         if not runs:
             continue
-        mean, half = _mean_and_half([row["bits"] for row in runs])
+        mean, half = _mean_and_half([row["bits"] for row in runs], 3)
         config = mixer_model(kind, 0, **STORY_SIZES).config
-        rows.append({"kind": kind, "parameters": runs[0]["parameters"], "bits per byte": round(mean, 3),
-                     "± (95 %, t)": half if half == "-" else round(half, 3), "runs": len(runs),
+        rows.append({"kind": kind, "parameters": runs[0]["parameters"], "bits per byte": mean,
+                     "± (95 %, t)": half, "runs": len(runs),
                      "kB at 256": round(config.state_bytes(256) / 1e3, 1),
                      "kB at 8,192": round(config.state_bytes(8192) / 1e3, 1)})
     return load_extra("pandas").DataFrame(rows)
@@ -280,10 +280,10 @@ def expert_table(study: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFra
         runs = [row for row in rows if row["kind"] == name]
         if not runs:
             continue
-        mean, half = _mean_and_half([row["bits"] for row in runs])
+        mean, half = _mean_and_half([row["bits"] for row in runs], 3)
         busiest = [max(map(max, row["shares"])) for row in runs if row.get("shares")]
         table.append({"feed-forward": name, "parameters": runs[0]["parameters"], "active": runs[0]["active"],
-                      "bits per byte": round(mean, 3), "± (95 %, t)": half if half == "-" else round(half, 3), "runs": len(runs),
+                      "bits per byte": mean, "± (95 %, t)": half, "runs": len(runs),
                       "busiest, %": round(100 * float(np.mean(busiest))) if busiest else "-"})
     return load_extra("pandas").DataFrame(table)
 
@@ -302,8 +302,9 @@ def draw_memory(configs: Mapping[str, HybridConfig], lengths: Sequence[int]) -> 
     return ax
 
 
-def _mean_and_half(values: Sequence[float]) -> tuple[float, float | str]:
-    return mean_interval(values) if len(values) > 1 else (float(values[0]), "-")
+def _mean_and_half(values: Sequence[float], digits: int) -> tuple[float, float | str]:
+    mean, half = mean_interval(values) if len(values) > 1 else (values[0], None)
+    return round(mean, digits), "-" if half is None else round(half, digits)
 
 
 def draw_recall(rows: Sequence[Mapping[str, Any]]) -> Axes:

@@ -9,4 +9,4 @@ CHAPTER_SIZES: dict[str, tuple[int, int]] = {}
 # Notebooks that were stored before figures carried their descriptions. `make store` brings them; then the line goes.
 WITHOUT_DESCRIPTIONS = {"01_understanding_llms", "02_text_data", "03_attention", "04_gpt", "05a_pretraining",
                         "05b_open_weights", "06_classification", "07_instructions", "08_preferences", "09_reasoning",
-                        "12_your_own_device", "A_pytorch", "D_training", "E_lora"}
+                        "A_pytorch", "D_training", "E_lora"}

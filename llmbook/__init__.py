@@ -4,7 +4,7 @@ The names that a script needs most can be imported from here, `from llmbook impo
 it is asked for, so that `import llmbook` itself loads next to nothing. Everything has its home in a module of its own:
 
 - `llmbook.text`, `attention`, `gpt`, `training`, `generation`, `llama`, `open_weights`, `classification`,
-  `instructions`, `lora`, `preferences`: what the chapters teach, written from their notebooks
+  `instructions`, `lora`, `preferences`, `quantization`: what the chapters teach, written from their notebooks
 - `llmbook.formats`: files that other programs read and write
 - `llmbook.scale`: checkpoints, several processes, text larger than memory
 - `llmbook.serve`: a server in OpenAI's protocol, and a page to chat with it

@@ -239,31 +239,31 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 def recall_table(study: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
     """The runs on the recall task, one row a kind: % right after 24 pairs, with half of the 95 % interval of the mean,
-    the lowest of the runs and how many there are. Kinds with one run are left out."""
+    the lowest of the runs and how many there are. One run alone has no interval."""
     rows = []
     for kind in KINDS:
         runs = [row for row in study["recall"] if row["kind"] == kind]
-        if len(runs) < 2:
+        if not runs:
             continue
         last = [100 * row["right"][str(PAIRS[-1])][0] / row["right"][str(PAIRS[-1])][1] for row in runs]
-        mean, half = mean_interval(last)
-        rows.append({"kind": kind, "parameters": runs[0]["parameters"], "right, %": round(mean, 1),
-                     "± (95 %, t)": round(half, 1), "lowest": min(last), "runs": len(runs)})
+        mean, half = _mean_and_half(last, 1)
+        rows.append({"kind": kind, "parameters": runs[0]["parameters"], "right, %": mean,
+                     "± (95 %, t)": half, "lowest": min(last), "runs": len(runs)})
     return load_extra("pandas").DataFrame(rows)
 
 
 def story_table(study: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
     """The runs on stories, one row a kind: parameters, held-out bits per byte with half of the 95 % interval of the
-    mean, how many runs, and what is kept of a text of 256 and of 8,192 tokens. Kinds with one run are left out."""
+    mean, how many runs, and what is kept of a text of 256 and of 8,192 tokens. One run alone has no interval."""
     rows = []
     for kind in KINDS:
         runs = [row for row in study["stories"] if row["kind"] == kind]
-        if len(runs) < 2:
+        if not runs:
             continue
-        mean, half = mean_interval([row["bits"] for row in runs])
+        mean, half = _mean_and_half([row["bits"] for row in runs], 3)
         config = mixer_model(kind, 0, **STORY_SIZES).config
-        rows.append({"kind": kind, "parameters": runs[0]["parameters"], "bits per byte": round(mean, 3),
-                     "± (95 %, t)": round(half, 3), "runs": len(runs),
+        rows.append({"kind": kind, "parameters": runs[0]["parameters"], "bits per byte": mean,
+                     "± (95 %, t)": half, "runs": len(runs),
                      "kB at 256": round(config.state_bytes(256) / 1e3, 1),
                      "kB at 8,192": round(config.state_bytes(8192) / 1e3, 1)})
     return load_extra("pandas").DataFrame(rows)
@@ -272,18 +272,18 @@ def story_table(study: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFram
 def expert_table(study: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
     """The runs with experts, one row a kind of feed-forward part: parameters, those active for a token, held-out bits
     per byte with half of the 95 % interval of the mean, how many runs, and the largest share of all choices that one
-    expert of a block gets, the mean over runs. Kinds with one run are left out."""
+    expert of a block gets, the mean over runs. One run alone has no interval."""
     dense = [{**row, "kind": "dense, active parameters", "active": row["parameters"]} for row in study["stories"]
              if row["kind"] == "attention"]
     table, rows = [], [*dense, *study["experts"]]
     for name in dict.fromkeys(row["kind"] for row in rows):
         runs = [row for row in rows if row["kind"] == name]
-        if len(runs) < 2:
+        if not runs:
             continue
-        mean, half = mean_interval([row["bits"] for row in runs])
+        mean, half = _mean_and_half([row["bits"] for row in runs], 3)
         busiest = [max(map(max, row["shares"])) for row in runs if row.get("shares")]
         table.append({"feed-forward": name, "parameters": runs[0]["parameters"], "active": runs[0]["active"],
-                      "bits per byte": round(mean, 3), "± (95 %, t)": round(half, 3), "runs": len(runs),
+                      "bits per byte": mean, "± (95 %, t)": half, "runs": len(runs),
                       "busiest, %": round(100 * float(np.mean(busiest))) if busiest else "-"})
     return load_extra("pandas").DataFrame(table)
 
@@ -300,6 +300,11 @@ def draw_memory(configs: Mapping[str, HybridConfig], lengths: Sequence[int]) -> 
     ax.minorticks_off()
     ax.legend(fontsize=8, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return ax
+
+
+def _mean_and_half(values: Sequence[float], digits: int) -> tuple[float, float | str]:
+    mean, half = mean_interval(values) if len(values) > 1 else (values[0], None)
+    return round(mean, digits), "-" if half is None else round(half, digits)
 
 
 def draw_recall(rows: Sequence[Mapping[str, Any]]) -> Axes:

@@ -148,14 +148,16 @@ class Team:
 
     def _shard(self, module: nn.Module) -> None:
         """Leave each process its rows of every parameter. A block's whole weights exist only while that block
-        computes; so each block is a unit of its own, and the rest is one more."""
+        computes; so each block is a unit of its own, its experts included, and the rest is one more."""
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(self.device.type, (self.size,))
+        within: set[nn.Module] = set()  # parts of blocks
         for part in module.modules():
-            if isinstance(part, nn.ModuleList):
+            if isinstance(part, nn.ModuleList) and part not in within:
                 for block in part:
+                    within.update(block.modules())
                     fully_shard(block, mesh=mesh)
         fully_shard(module, mesh=mesh)
 

@@ -97,6 +97,8 @@ def test_the_tables_have_a_row_for_each_kind():
     assert list(table.index) == list(KINDS) and table.loc["linear", "bits per byte"] == 1.6
     assert table.loc["attention", "kB at 8,192"] == pytest.approx(32 * table.loc["attention", "kB at 256"], rel=1e-3)
     assert table.loc["delta", "kB at 8,192"] == table.loc["delta", "kB at 256"]
+    one = {"stories": STUDY["stories"][:1]}
+    assert story_table(one)[["kind", "± (95 %, t)", "runs"]].to_numpy().tolist() == [["attention", "-", 1]]
     table = recall_table(STUDY).set_index("kind")
     assert list(table.index) == list(KINDS) and table.loc["hybrid", "right, %"] == 91 and table["lowest"].min() == 90
     table = expert_table(STUDY).set_index("feed-forward")

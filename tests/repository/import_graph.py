@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("preference_pairs",),  # what is read by those who learn from votes
     ("preferences",),
     ("reasoning",),
+    ("quantization",),
     ("formats.gguf_writer", "formats.tokenizer_writers", "formats.model_cards"),
     ("formats.export", "scale.*"),
     ("serve.*",),

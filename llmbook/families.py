@@ -80,6 +80,8 @@ _FAMILIES: dict[str, Family] = {family.name: family for family in (
            plain_head=True),
     Family("ExpertsLlama", "llmbook.experts:ExpertsLlama", "llmbook.experts:ExpertsConfig", plain_head=True),
     Family("TextClassifier", "llmbook.classification:TextClassifier", "llmbook.classification:ClassifierConfig"),
+    Family("Translator", "llmbook.encoder_decoder:Translator", "llmbook.encoder_decoder:TranslatorConfig"),
+    Family("Encoder", "llmbook.encoder:Encoder", "llmbook.encoder:EncoderConfig"),
 )}
 
 

@@ -113,17 +113,19 @@ class LengthBatches(Sampler[list[int]]):
 
     Args:
         lengths: of each text. batch_size: places in a batch; the last may have fewer.
-        shuffle: draw the texts in random order, sort only within 16 batches at a time, and shuffle the batches; a new
-            order each pass. False: sort all.
+        shuffle: draw the texts in random order, sort only within `pool` batches at a time, and shuffle the batches; a
+            new order each pass. False: sort all.
         seed: makes the orders repeatable.
+        pool: batches that are sorted together. The more, the less is padded, and the more alike is a batch.
 
     Raises ValueError if batch_size is below 1 or there is no text.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, shuffle: bool = True, seed: int = 0):
+    def __init__(self, lengths: Sequence[int], batch_size: int, shuffle: bool = True, seed: int = 0,
+                 pool: int = 16):
         if batch_size < 1 or not len(lengths):
             raise ValueError(f"batch_size {batch_size}, texts {len(lengths)}: at least 1 each")
-        self.lengths, self.batch_size, self.shuffle = list(lengths), batch_size, shuffle
+        self.lengths, self.batch_size, self.shuffle, self.pool = list(lengths), batch_size, shuffle, pool
         self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -133,7 +135,7 @@ class LengthBatches(Sampler[list[int]]):
         order, size = list(range(len(self.lengths))), self.batch_size
         if self.shuffle:
             order = torch.randperm(len(order), generator=self.generator).tolist()
-        pool = 16 * size if self.shuffle else len(order)
+        pool = self.pool * size if self.shuffle else len(order)
         batches = []
         for start in range(0, len(order), pool):
             near = sorted(order[start : start + pool], key=self.lengths.__getitem__)

@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from llmbook import assets
 from llmbook.assets import AssetError, AssetFile, HubFile, Url, WheelMember, cache_folder, fetch
+from llmbook.pip_reports import pip_reason
 
 DATA = b"the quick brown fox jumps over the lazy dog\n" * 100
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -452,11 +453,11 @@ def test_the_reason_that_pip_gives_is_one_line_and_names_a_broken_connection():
         "connection: [Errno 111] Connection refused')': /simple/tinypoem/\n"
         "ERROR: No matching distribution found for tinypoem==1.0\n\n"
     )
-    assert assets._pip_reason(log, 1) == (
+    assert pip_reason(log, 1) == (
         "ERROR: No matching distribution found for tinypoem==1.0 (connection broken by 'NewConnectionError('"
         "Failed to establish a new connection: [Errno 111] Connection refused')': /simple/tinypoem/)"
     )
-    assert assets._pip_reason("", 2) == "pip ended with exit status 2"
+    assert pip_reason("", 2) == "pip ended with exit status 2"
 
 
 @pytest.fixture

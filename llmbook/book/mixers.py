@@ -33,8 +33,8 @@ from .figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 from .ladder import VALIDATION_SEED, bits_per_byte
 from .storytelling import Share
 
-__all__ = ["COLOURS", "KINDS", "PAIRS", "RECALL_SIZES", "STORY_SIZES", "TABLE_NAME", "RecallBatches", "draw_state_bytes",
-           "draw_recall", "draw_expert_shares", "equal_hidden", "expert_shares", "expert_table", "held_out_bits",
+__all__ = ["COLOURS", "KINDS", "PAIRS", "RECALL_SIZES", "STORY_SIZES", "TABLE_NAME", "RecallBatches",
+           "draw_recall", "draw_state_bytes", "draw_expert_shares", "equal_hidden", "expert_shares", "expert_table", "held_out_bits",
            "mean_interval", "mixer_model", "mixer_study", "recall_batch", "recall_share", "recall_table",
            "recall_text", "seconds_per_token", "shares_by_kind", "short_story_batches", "story_table",
            "validation_bits"]

@@ -32,7 +32,7 @@ PUBLIC = {
     "scale.checkpoints": ["Checkpoints"],
     "scale.team": ["Team"],
 }
-HEADLESS = ("generation", "open_weights", "experts")  # nbdev writes a docstring to a notebook's first module only
+HEADLESS = ("generation", "open_weights", "encoder", "experts")  # nbdev writes a docstring to a notebook's first module
 WITHOUT_TENSORS = {"fetch", "load_tokenizer", "train_bpe", "GPTConfig", "TrainingConfig", "train", "evaluate",
                    "save_model", "load_model", "LlamaConfig", "load_pretrained", "Chat", "format_chat",
                    "write_token_files", "TokenFiles", "Checkpoints", "Team"}

@@ -34,9 +34,9 @@ from .ladder import VALIDATION_SEED, bits_per_byte
 from .storytelling import Share
 
 __all__ = ["COLOURS", "KINDS", "PAIRS", "RECALL_SIZES", "STORY_SIZES", "TABLE_NAME", "RecallBatches",
-           "draw_recall", "draw_state_bytes", "draw_expert_shares", "equal_hidden", "expert_shares", "expert_table", "held_out_bits",
-           "mean_interval", "mixer_model", "mixer_study", "recall_batch", "recall_share", "recall_table",
-           "recall_text", "seconds_per_token", "shares_by_kind", "short_story_batches", "story_table",
+           "draw_expert_shares", "draw_recall", "draw_state_bytes", "equal_hidden", "expert_shares", "expert_table",
+           "held_out_bits", "mean_interval", "mixer_model", "mixer_study", "recall_batch", "recall_share",
+           "recall_table", "recall_text", "seconds_per_token", "shares_by_kind", "short_story_batches", "story_table",
            "validation_bits"]
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ def test_the_language_is_the_folder_s_or_the_environment_s(monkeypatch, tmp_path
 def test_texts_are_found_with_their_values_and_what_is_inside_them(chinese):
     assert said("Multi-head: 8 query heads, 2 of keys and values") == "多头：8 个查询头，2 个键值头"
     assert said("Exercise 3.1: not yet. The rows do not add up to 1.") == "练习 3.1：还没对。各行加起来不等于 1。"
-    assert said("softmax\nof S / √d") == "softmax\n作用于 S / √d", "line by line"
+    assert said("softmax\nof S / √d") == "softmax\nS / √d", "line by line"
     assert said("no such text") == "no such text" and said("") == ""
 
 

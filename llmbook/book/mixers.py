@@ -35,7 +35,7 @@ from .storytelling import Share
 
 __all__ = ["COLOURS", "KINDS", "PAIRS", "RECALL_SIZES", "STORY_SIZES", "TABLE_NAME", "RecallBatches",
            "draw_expert_shares", "draw_recall", "draw_state_bytes", "equal_hidden", "expert_shares", "expert_table",
-           "held_out_bits", "mean_interval", "mixer_model", "mixer_study", "recall_batch", "recall_share",
+           "held_out_bits", "mean_over_runs", "mixer_model", "mixer_study", "recall_batch", "recall_share",
            "recall_table", "recall_text", "seconds_per_token", "shares_by_kind", "short_story_batches", "story_table",
            "validation_bits"]
 
@@ -229,7 +229,7 @@ def mixer_study() -> dict[str, list[dict[str, Any]]]:
     return json.loads(table.read_text(encoding="utf-8"))
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+def mean_over_runs(values: Sequence[float]) -> tuple[float, float]:
     """The mean of a few runs, and half of its 95 % interval by Student's t. Raises ValueError for fewer than 2 runs or
     more than 5."""
     if len(values) not in STUDENT:
@@ -303,7 +303,7 @@ def draw_state_bytes(configs: Mapping[str, HybridConfig], lengths: Sequence[int]
 
 
 def _mean_and_half(values: Sequence[float], digits: int) -> tuple[float, float | str]:
-    mean, half = mean_interval(values) if len(values) > 1 else (values[0], None)
+    mean, half = mean_over_runs(values) if len(values) > 1 else (values[0], None)
     return round(mean, digits), "-" if half is None else round(half, digits)
 
 

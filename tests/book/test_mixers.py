@@ -15,7 +15,7 @@ from llmbook.book.mixers import (
     draw_state_bytes,
     expert_shares,
     expert_table,
-    mean_interval,
+    mean_over_runs,
     mixer_model,
     recall_batch,
     recall_share,
@@ -86,10 +86,10 @@ def test_all_kinds_have_about_as_many_parameters(sizes):
 
 
 def test_intervals_are_students():
-    mean, half = mean_interval([1.0, 2.0, 3.0])
+    mean, half = mean_over_runs([1.0, 2.0, 3.0])
     assert mean == 2.0 and half == pytest.approx(4.30 / 3**0.5)
     with pytest.raises(ValueError, match="1 runs: give 2 to 5"):
-        mean_interval([1.0])
+        mean_over_runs([1.0])
 
 
 def test_the_tables_have_a_row_for_each_kind():

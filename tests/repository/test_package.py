@@ -240,7 +240,7 @@ def test_the_readme_names_every_chapter_and_its_examples_run(tmp_path, monkeypat
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (ROOT / link).exists(), f"README links {link}, which does not exist"
     examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     monkeypatch.chdir(tmp_path)  # one of them writes checkpoints
     # the reply may take 200 tokens; to see that the model replies, fewer are enough
     monkeypatch.setattr(Chat, "__init__", functools.partialmethod(Chat.__init__, max_new_tokens=40))

@@ -325,8 +325,9 @@ def draw_recall(rows: Sequence[Mapping[str, Any]]) -> Axes:
 
 
 def draw_expert_shares(shares: Mapping[str, Tensor]) -> Axes:
-    """Bars for how much of all choices each expert gets, (n_experts,), for two or three trainings."""
-    _, axes = plt.subplots(len(shares), 1, figsize=(5, 1.9 * len(shares)), sharex=True, squeeze=False)
+    """Bars for how much of all choices each expert gets, (n_experts,), for two or three trainings, on one scale."""
+    size = (5, 1.9 * len(shares))
+    _, axes = plt.subplots(len(shares), 1, figsize=size, sharex=True, sharey=True, squeeze=False)
     for ax, (name, share), colour in zip(axes[:, 0], shares.items(), (ORANGE, BLUE, GREEN)):
         ax.bar(range(len(share)), share.tolist(), color=colour)
         ax.axhline(1 / len(share), color=GREY, linestyle=":")

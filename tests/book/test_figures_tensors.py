@@ -76,3 +76,9 @@ def test_the_bits_are_those_of_the_number(value):
     half = torch.tensor(int(bits[32:48], 2), dtype=torch.int16)
     assert half.view(torch.bfloat16).item() == torch.tensor(value).bfloat16().item()
     assert f"float16, 1 + 5 + 10 bits: {torch.tensor(value).half().item():.8f}" in words
+
+
+def test_cells_without_a_number_need_less_room():
+    matrix = torch.zeros(10, 14)
+    with_numbers, without = (figures.heatmap(matrix, form=form).figure.get_size_inches() for form in (".2f", None))
+    assert without[0] < 7 < with_numbers[0] and without[1] < with_numbers[1]

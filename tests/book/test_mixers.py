@@ -112,7 +112,9 @@ def test_the_pictures_show_what_they_are_given():
     assert lines[0].get_ydata() == pytest.approx([0.91] * 4)
     ax = draw_state_bytes({"attention": mixer_model("attention", 0, **STORY_SIZES).config}, [10, 20])
     assert ax.get_lines()[0].get_ydata() == pytest.approx([10 * 2.048, 20 * 2.048])
-    assert draw_expert_shares({"one": torch.tensor([0.25, 0.75])}).patches[1].get_height() == 0.75
+    ax = draw_expert_shares({"one": torch.tensor([0.25, 0.75]), "other": torch.tensor([0.5, 0.5])})
+    assert ax.patches[1].get_height() == 0.75
+    assert ax.get_ylim() == ax.figure.axes[1].get_ylim()  # bars of one height mean one share
 
 
 def experts() -> ExpertsLlama:

@@ -26,7 +26,8 @@ def heatmap(matrix: Tensor | np.ndarray, rows: Sequence[str] | None = None, colu
     low, high = limits if limits is not None else (np.nanmin(values), np.nanmax(values))
     if ax is None:
         height, width = values.shape
-        _, ax = plt.subplots(figsize=(max(3.2, 0.62 * width + 1.8), max(2.0, 0.46 * height + 1.2)))
+        wide, tall = (0.62, 0.46) if form is not None else (0.31, 0.3)  # a cell's inches; a number needs room
+        _, ax = plt.subplots(figsize=(max(3.2, wide * width + 1.8), max(2.0, tall * height + 1.2)))
     image = ax.imshow(values, vmin=low, vmax=high, cmap=cmap, aspect="auto")
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.set_xticks(range(values.shape[1]) if columns is not None else [], columns)

@@ -89,13 +89,13 @@ def embed_texts(model: Encoder, tokenizer: Tokenizer, texts: Sequence[str], batc
     most_tokens: longer texts are cut. Source: Reimers and Gurevych (2019), section 3.
     """
     tokenizer.enable_truncation(most_tokens)
-    lengths = [len(text) for text in texts]
     vectors = torch.empty(len(texts), model.config.d_model)
     with evaluation_mode(model):
-        for places in LengthBatches(lengths, batch_size, shuffle=False):
+        for places in LengthBatches([len(text) for text in texts], batch_size, shuffle=False):
             rows = tokenizer.encode_batch([texts[place] for place in places])
-            ids = torch.tensor([row.ids for row in rows])
+            ids = torch.tensor([row.ids for row in rows], device=next(model.parameters()).device)
             real = (ids != model.config.pad_id)[:, :, None]  # (batch, tokens, 1)
             total = (model(ids) * real).sum(dim=1)
-            vectors[places] = F.normalize(total / real.sum(dim=1), dim=1)
+            vectors[places] = F.normalize(total / real.sum(dim=1), dim=1).cpu()
+    tokenizer.no_truncation()  # as it came
     return vectors

@@ -32,3 +32,5 @@ class EncoderConfig:
 
     def __post_init__(self):
         check_gpt_sizes(self)
+        if not 0 <= self.pad_id < self.vocab_size:
+            raise ValueError(f"pad_id is {self.pad_id}: give an id below vocab_size ({self.vocab_size})")

@@ -141,6 +141,7 @@ class LayerCaches:
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, (kept,) of int64, in this order; a row may come twice."""
+        rows = torch.as_tensor(rows)
         for layer in self.layers:
             layer.select(rows)
         self.padding = None if self.padding is None else self.padding[rows.to(self.padding.device)]

@@ -43,6 +43,12 @@ def test_sentence_vectors_equal_those_of_transformers(minilm):
 
 
 @pytest.mark.slow
+def test_the_tokenizer_cuts_no_text_afterwards(minilm):
+    embed_texts(*minilm, ["one two three"], most_tokens=4)
+    assert len(minilm[1].encode("one two three four five").ids) == 7
+
+
+@pytest.mark.slow
 def test_what_means_the_same_is_near(minilm):
     vectors = embed_texts(*minilm, [*TEXTS[:2], "The parliament voted on the budget."])
     assert torch.allclose(vectors.norm(dim=1), torch.ones(3), atol=1e-5)
@@ -96,3 +102,5 @@ def test_a_text_too_long_and_sizes_that_cannot_work_are_named():
         small()(torch.ones(1, 17, dtype=torch.long))
     with pytest.raises(ValueError, match=r"d_model \(16\) must be divisible by n_heads \(3\)"):
         small(n_heads=3)
+    with pytest.raises(ValueError, match=r"pad_id is 30: give an id below vocab_size \(30\)"):
+        small(pad_id=30)

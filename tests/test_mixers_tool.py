@@ -41,6 +41,9 @@ def test_the_rate_with_the_lower_sum_is_taken(study):
     study.table["choice"] = [{"kind": kind, "rate": rate, "bits": bits} for kind, rate, bits in (
         ("attention", 4e-3, 1.0), ("attention", 1e-2, 1.1), ("gated delta", 4e-3, 2.0), ("gated delta", 1e-2, 1.8))]
     assert study.rate() == 1e-2
+    study.table["choice"].pop()
+    with pytest.raises(SystemExit, match="no learning rate is chosen yet: run --part choice first"):
+        study.rate()
 
 
 def test_mixtures_have_the_active_parameters_of_the_dense_model():

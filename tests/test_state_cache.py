@@ -107,9 +107,12 @@ def test_all_layers_go_back_to_one_place():
     assert [layer.length for layer in cache.layers] == [0, 0, 0]
 
 
-def test_all_layers_keep_the_same_rows():
+@pytest.mark.parametrize("rows", [torch.tensor([1]), [1]])
+def test_all_layers_keep_the_same_rows(rows):
     cache = all_layers()
-    cache.select(torch.tensor([1]))
+    cache.padding = torch.tensor([0, 2])
+    cache.select(rows)
+    assert cache.padding.tolist() == [2]
     assert cache.layers[0].keys.shape[1] == cache.layers[1].batch_size == len(cache.layers[2].states[0]) == 1
 
 

@@ -78,6 +78,9 @@ class Study(KeptRuns):
         return [name for name in names if name not in done]
 
     def rate(self) -> float:
+        """The learning rate with the lowest sum. SystemExit while not all have been tried."""
+        if len(self.table["choice"]) < len(RATES) * len(CHOOSERS):
+            raise SystemExit("mixers: no learning rate is chosen yet: run --part choice first")
         return min(RATES, key=lambda rate: sum(row["bits"] for row in self.table["choice"] if row["rate"] == rate))
 
     def choice(self, seed: int = 0) -> None:

@@ -10,9 +10,7 @@ with two more seeds, and the longer one, on the test sentences, each against the
 
 from __future__ import annotations
 
-import argparse
 import functools
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +20,7 @@ from typing import Any
 import tiktoken
 import torch
 
-from llmbook.book.studies import KeptRuns, tell_whether_complete
+from llmbook.book.studies import KeptRuns, seconds_option, tell_whether_complete
 from llmbook.book.translating import STUDY_FILE, load_translator, measure_translations, nearest_translations
 from llmbook.encoder_decoder import PAD, START, Translator, TranslatorConfig, pair_loader, translate, translation_loss
 from llmbook.scale.checkpoints import Checkpoints
@@ -137,9 +135,8 @@ class Study(KeptRuns):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = seconds_option(__doc__.split("\n")[0])
     parser.add_argument("what", nargs="?", default="scores", choices=("train", "scores"))
-    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so many")
     asked = parser.parse_args()
     study = Study(asked.seconds)
     tell_whether_complete(study.make_model if asked.what == "train" else study.scores)

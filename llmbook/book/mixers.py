@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from importlib import resources
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +25,11 @@ from ..files import data_folder
 from ..gpt import count_parameters
 from ..sequence_mixers import HybridConfig, HybridLlama
 from ..text import load_tokenizer
-from ..training import evaluate, next_token_loss
 from .corpora import story_documents
 from .figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
-from .ladder import VALIDATION_SEED, bits_per_byte
-from .storytelling import Share
+from .ladder import VALIDATION_SEED
+from .storytelling import Share, story_loss
+from .studies import read_study
 
 __all__ = ["COLOURS", "KINDS", "PAIRS", "RECALL_SIZES", "STORY_SIZES", "TABLE_NAME", "RecallBatches",
            "draw_expert_shares", "draw_recall", "draw_state_bytes", "equal_hidden", "expert_shares", "expert_table",
@@ -139,22 +137,14 @@ def short_story_batches(seed: int, n: int = 2000, batch_size: int = 4) -> DataLo
     return make_document_loader(documents, 512, batch_size, tokenizer.eot_token, seed)
 
 
-def _bits(model: nn.Module, texts: Sequence[str]) -> float:
-    tokenizer = _tokenizer()
-    documents = [tokenizer.encode_ordinary(text) for text in texts]
-    loader = make_document_loader(documents, 512, 25, tokenizer.eot_token, shuffle=False, drop_last=False)
-    nats = evaluate(model, loader, next_token_loss, precision="float32")
-    return bits_per_byte(nats * sum(len(ids) + 1 for ids in documents), sum(len(text.encode()) for text in texts))
-
-
 def held_out_bits(model: nn.Module) -> float:
     """Bits per byte on the 200 held-out short stories on which all of the book's losses on stories are measured."""
-    return _bits(model, story_documents(200, 2, "test", short=True))
+    return story_loss(model, _tokenizer())[1]
 
 
 def validation_bits(model: nn.Module) -> float:
     """Bits per byte on 100 other stories, to choose settings with."""
-    return _bits(model, story_documents(100, VALIDATION_SEED, "test", short=True))
+    return story_loss(model, _tokenizer(), texts=story_documents(100, VALIDATION_SEED, "test", short=True))[1]
 
 
 @torch.no_grad()
@@ -223,10 +213,7 @@ def seconds_per_token(model: HybridLlama, tokens: int, repeats: int = 15) -> flo
 
 def mixer_study() -> dict[str, list[dict[str, Any]]]:
     """The rows of tools/mixers.py, part -> rows. Raises FileNotFoundError if it has not been run."""
-    table = resources.files(__package__).joinpath(TABLE_NAME)
-    if not table.is_file():
-        raise FileNotFoundError(f"{table} is missing: make it with `python tools/mixers.py`, some 15 minutes of a core")
-    return json.loads(table.read_text(encoding="utf-8"))
+    return read_study(TABLE_NAME, "python tools/mixers.py")
 
 
 def mean_over_runs(values: Sequence[float]) -> tuple[float, float]:
@@ -278,8 +265,6 @@ def expert_table(study: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFra
     table, rows = [], [*dense, *study["experts"]]
     for name in dict.fromkeys(row["kind"] for row in rows):
         runs = [row for row in rows if row["kind"] == name]
-        if not runs:
-            continue
         mean, half = _mean_and_half([row["bits"] for row in runs], 3)
         busiest = [max(map(max, row["shares"])) for row in runs if row.get("shares")]
         table.append({"feed-forward": name, "parameters": runs[0]["parameters"], "active": runs[0]["active"],

@@ -27,7 +27,7 @@ QUESTIONS = tuple(Question(text, tuple(places.split()), tuple(answers.split("|")
     ("How many values can a byte have?", "2.2", "256"),
     ("Who invented the compression method that became byte-pair encoding?", "2.3", "Gage"),
     ("How large is the vocabulary of GPT-2?", "2.9", "50,257|50257"),
-    ("Which special token stands between two documents?", "2.10", "endoftext|<|endoftext|>"),
+    ("Which special token stands between two documents?", "2.10", "endoftext"),
     ("What is the length of a token's embedding called?", "2.13", "d_model"),
     ("What is the step called in which each word collects information from the others?", "3.1", "attention"),
     ("Which function turns scores into weights that add up to one?", "3.3", "softmax"),

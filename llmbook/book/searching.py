@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from llmbook.encoder import Encoder, embed_texts
 
 from .few_shot import share_interval
 from .questions import QUESTIONS, Question
+from .studies import read_study
 
 __all__ = ["ANSWER_TOKENS", "BM25", "Passage", "QUESTIONS", "Question", "STUDY_FILE", "answer_prompt", "answer_table",
            "collect_passages", "mean_interval", "reciprocal_ranks", "score_passages"]
@@ -45,13 +45,15 @@ class Passage:
 def collect_passages(notebooks: Path | None = None) -> list[Passage]:
     """All sections of the chapters, without exercises and summaries, and all topics that `help()` knows.
 
-    notebooks: the folder; by default the one beside the package.
+    notebooks: the folder; by default the one beside the package. Raises FileNotFoundError if it holds no chapter.
     """
     folder = Path(__file__).resolve().parents[2] / "notebooks" if notebooks is None else notebooks
     passages = []
     for path in sorted(folder.glob("*.ipynb")):
         if path.name.split("_")[0] in CHAPTERS:
             passages += _sections(json.loads(path.read_text(encoding="utf-8")))
+    if not passages:
+        raise FileNotFoundError(f"{folder} holds no chapters: give the book's folder of notebooks")
     seen = set()
     for name, text in pydoc_data.topics.topics.items():
         title, _, rest = text.partition("\n")
@@ -149,7 +151,7 @@ def answer_prompt(question: Question, passage: Passage | None = None) -> str:
 def answer_table() -> pd.DataFrame:
     """How many of the questions SmolLM2 answered, alone and with a passage, each with the ends of the 95 % interval of
     the share: what tools/retrieval.py has kept."""
-    rows = json.loads(resources.files(__package__).joinpath(STUDY_FILE).read_text(encoding="utf-8"))["answers"]
+    rows = read_study(STUDY_FILE, "python tools/retrieval.py")["answers"]
     table = {}
     for way, label in (("alone", "no passage"), ("found", "the passage that MiniLM finds first"),
                        ("right", "a passage with the answer")):

@@ -100,9 +100,11 @@ def tell_stories(model: nn.Module, tokenizer: Any, n: int, temperature: float = 
     return told
 
 
-def story_loss(model: nn.Module, tokenizer: Any, n: int = 200) -> tuple[float, float]:
-    """Nats a token and bits a byte that a model needs for the first `n` held-out short stories, their ends included."""
-    texts = held_out_stories(n, short=True)
+def story_loss(model: nn.Module, tokenizer: Any, n: int = 200, texts: Sequence[str] | None = None
+               ) -> tuple[float, float]:
+    """Nats a token and bits a byte that a model needs for the first `n` held-out short stories, or for other `texts`,
+    their ends included."""
+    texts = held_out_stories(n, short=True) if texts is None else texts
     documents = [tokenizer.encode_ordinary(text) for text in texts]
     rows = make_document_loader(documents, model.config.context_length, 20, tokenizer.eot_token, shuffle=False,
                                 drop_last=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmbook.files import replace_file
 
-__all__ = ["KeptRuns", "seconds_option", "tell_whether_complete"]
+__all__ = ["KeptRuns", "read_study", "seconds_option", "tell_whether_complete"]
 
 
 class KeptRuns:
@@ -41,6 +41,15 @@ class KeptRuns:
                   for name, rows in self.table.items()]
         replace_file(self.path, ("{" + ",\n".join(blocks) + "}\n").encode())
         print({name: value for name, value in row.items() if name not in unprinted}, flush=True)
+
+
+def read_study(name: str, command: str) -> dict[str, list[dict[str, Any]]]:
+    """What a study has kept beside this module, part -> rows. Raises FileNotFoundError, which names the command that
+    makes it, if it is not there."""
+    path = Path(__file__).with_name(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: make it with `{command}`")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def seconds_option(description: str) -> argparse.ArgumentParser:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -24,6 +22,7 @@ from llmbook.translation_parts import END, START, encode_source
 from llmbook.translations import Pair
 
 from .figures import BLUE, GREY, ORANGE, heatmap
+from .studies import read_study
 
 __all__ = ["STUDY_FILE", "as_torch_transformer", "draw_alignment", "draw_schedules", "draw_training",
            "follow_attention", "kept_scores", "load_translator", "measure_translations", "nearest_translations",
@@ -109,8 +108,7 @@ def score_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def kept_scores() -> pd.DataFrame:
     """The scores on the test sentences that tools/translator.py has kept, as `score_table` writes them."""
-    rows = json.loads(resources.files(__package__).joinpath(STUDY_FILE).read_text(encoding="utf-8"))["test"]
-    return score_table(rows)
+    return score_table(read_study(STUDY_FILE, "python tools/translator.py")["test"])
 
 
 def load_translator() -> Translator:

@@ -12,8 +12,8 @@ from types import TracebackType
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ..assets import ProgressBar
 from ..files import replace_file
+from ..progress import ProgressBar
 from ..protocols import Tokenizer
 from ..text import END_OF_TEXT
 from .documents import Documents, document_parts, source_files, total_bytes

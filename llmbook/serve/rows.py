@@ -35,8 +35,10 @@ class Rows:
     def __init__(self, model: nn.Module, most: int):
         cache = model.new_cache(1, 1)
         if type(cache) is not KeyValueCache:
+            advice = ("serve the model itself, not compiled" if isinstance(cache, KeyValueCache) else
+                      "only models that keep keys and values in one cache can be served")
             raise ValueError(f"the cache of this model is a {type(cache).__name__}, in which texts cannot come and go: "
-                             "serve the model itself, not compiled")
+                             f"{advice}")
         self.model, self.most, self.lengths = model, most, []
         self.modules = [*model.modules()]
         self._width = 0  # all rows end here

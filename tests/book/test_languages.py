@@ -143,3 +143,36 @@ def test_a_picture_that_moves_speaks_the_language_also_after_a_step(chinese, mon
                 and any(letter.isalpha() for letter in line)]
         assert not left, left
     assert not page.errors
+
+
+def test_a_font_that_was_cut_off_is_made_again(monkeypatch, tmp_path):
+    ttlib = pytest.importorskip("fontTools.ttLib")
+    from llmbook.book.languages.drawn import _unpack
+
+    class Face:
+        def __init__(self, whole):
+            self.whole = whole
+
+        def __getitem__(self, table):
+            return self
+
+        def getDebugName(self, number):
+            return "Noto Sans CJK SC"
+
+        def save(self, file):
+            file.write(b"half")
+            if not self.whole:
+                raise KeyboardInterrupt
+            file.write(b" and half")
+
+    faces, added = [Face(False)], []
+    monkeypatch.setenv("LLMBOOK_CACHE", str(tmp_path))
+    monkeypatch.setattr(drawn, "findSystemFonts", lambda: ["/fonts/NotoSansCJK-Regular.ttc"])
+    monkeypatch.setattr(drawn.fontManager, "addfont", added.append)
+    monkeypatch.setattr(ttlib, "TTCollection", lambda file, lazy: type("Fonts", (), {"fonts": faces}))
+    with pytest.raises(KeyboardInterrupt):
+        _unpack(("Noto Sans CJK SC",))
+    faces[0].whole = True
+    _unpack(("Noto Sans CJK SC",))
+    assert added == [tmp_path / "fonts" / "NotoSansCJK-Regular-0.otf"]
+    assert added[0].read_bytes() == b"half and half"

@@ -89,6 +89,8 @@ def test_passages_come_from_the_folder_that_is_given(tmp_path):
     (tmp_path / "10_x.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
     assert collect_passages(tmp_path)[0] == Passage("3.1", "One", "One. Bold text. goes on")
     assert sum(passage.name == "3.1" for passage in collect_passages(tmp_path)) == 1
+    with pytest.raises(FileNotFoundError, match="holds no chapters: give the book's folder of notebooks"):
+        collect_passages(tmp_path / "elsewhere")
 
 
 def test_each_question_has_passages_that_answer_it(passages):
@@ -102,6 +104,8 @@ def test_an_answer_must_stand_as_words_of_its_own():
     asked = question("a", answers=("None", "-1"))
     assert asked.is_answered_by("It returns none.") and asked.is_answered_by("It is -1, of course")
     assert not asked.is_answered_by("nonetheless") and not asked.is_answered_by("-12")
+    (special,) = [each for each in QUESTIONS if "special token" in each.text]
+    assert special.is_answered_by("It is <|endoftext|>.") and not special.is_answered_by("It is </s>.")
 
 
 def test_a_model_is_asked_alone_or_after_a_passage():

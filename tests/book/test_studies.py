@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmbook.book.studies import KeptRuns, seconds_option, tell_whether_complete
+from llmbook.book.studies import KeptRuns, read_study, seconds_option, tell_whether_complete
 
 
 def test_a_row_is_written_at_once_and_another_study_goes_on_with_it(tmp_path, capsys):
@@ -29,3 +29,9 @@ def test_time_that_is_over_begins_nothing_and_is_said(tmp_path, capsys):
 def test_the_option_is_no_limit_unless_it_is_given():
     assert seconds_option("about").parse_args([]).seconds == float("inf")
     assert seconds_option("about").parse_args(["--seconds", "3"]).seconds == 3
+
+
+def test_a_stored_study_is_read_and_a_missing_one_names_its_command():
+    assert set(read_study("mixers.json", "python tools/mixers.py")) >= {"recall", "stories"}
+    with pytest.raises(FileNotFoundError, match=r"none\.json is missing: make it with `python tools/none\.py`"):
+        read_study("none.json", "python tools/none.py")

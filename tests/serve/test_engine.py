@@ -11,6 +11,7 @@ from llmbook.gemma import Gemma, GemmaConfig
 from llmbook.generation import Sampling, generate
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.llama import Llama, LlamaConfig
+from llmbook.sequence_mixers import HybridConfig, HybridLlama
 from llmbook.serve.answers import AnswerText, Ended, Score
 from llmbook.serve.engine import Busy, Closed, Engine, Request
 from llmbook.serve.prefixes import Prefixes
@@ -463,3 +464,10 @@ def test_scores_are_those_of_the_model(model, tokenizer):
         assert score.logprob == pytest.approx(float(logprobs[score.token]), abs=1e-4)
         assert [token for token, _ in score.top] == logprobs.topk(3).indices.tolist()
         ids.append(score.token)
+
+
+def test_a_model_whose_layers_keep_states_is_refused_by_its_own_reason():
+    model = HybridLlama(HybridConfig(vocab_size=40, context_length=16, d_model=16, n_heads=2, n_kv_heads=2, n_layers=2,
+                                     d_hidden=24, mixers=("linear",)))
+    with pytest.raises(ValueError, match="is a LayerCaches.*: only models that keep keys and values in one cache"):
+        Rows(model, 2)

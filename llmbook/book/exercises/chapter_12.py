@@ -94,7 +94,7 @@ def exercise_3(codes_with_minimum: Callable[[Tensor, int], Any]) -> None:
 def exercise_4(what_it_draws: Callable[[Tensor, Tensor], Tensor]) -> None:
     generator = torch.Generator().manual_seed(0)
     cases = [(torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.6, 0.2]))]
-    cases += [tuple(torch.rand(2, 5, generator=generator).div_(1).softmax(1).unbind(0)) for _ in range(3)]
+    cases += [tuple(torch.rand(2, 5, generator=generator).softmax(1).unbind(0)) for _ in range(3)]
     for p, q in cases:
         answer = what_it_draws(p.clone(), q.clone())
         if answer is None or answer is ...:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findSystemFonts, fontManager
 from matplotlib.text import Text
 
+from llmbook.assets import cache_folder
 from llmbook.book.languages import language, said
+from llmbook.files import replace_file
 
 __all__ = ["font_families", "translate_figure"]
 
@@ -39,14 +42,14 @@ def _unpack(wanted: tuple[str, ...]) -> None:
             if face["name"].getDebugName(1) in wanted:
                 path = _folder() / f"{Path(file).stem}-{number}.otf"
                 if not path.exists():
-                    face.save(path)
+                    font = io.BytesIO()
+                    face.save(font)
+                    replace_file(path, font.getvalue())  # whole or not at all
                 fontManager.addfont(path)
 
 
 def _folder() -> Path:
-    from platformdirs import user_cache_path
-
-    folder = user_cache_path("llmbook") / "fonts"
+    folder = cache_folder() / "fonts"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

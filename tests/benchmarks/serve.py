@@ -5,10 +5,10 @@ the engine's thread together, is what serving costs: other programs on the machi
 streams stands beside `generate` for the same tokens (the floor: at most 10 % more, for SmolLM2). Then eight clients at
 once stand beside one. Greedy, float32, and no answer ends before its last token.
 
-`--load` asks more: `llmbook serve --bits 4` and llama.cpp's server (the package xllamacpp) have the same file of SmolLM2
-and eight places each, in processes of their own with as many threads. 1, 8 and 32 clients send different prompts of 40
-tokens at once, and the tokens of all answers are divided by the time until the last one has come, so it wants a quiet
-machine. Answers that are lost, or have other lengths than asked for, end it with an error.
+`--load` asks more: `llmbook serve --bits 4` and llama.cpp's server (the package xllamacpp) have the same file of
+SmolLM2 and eight places each, in processes of their own with as many threads. 1, 8 and 32 clients send different
+prompts of 40 tokens at once, and the tokens of all answers are divided by the time until the last one has come, so it
+wants a quiet machine. Answers that are lost, or have other lengths than asked for, end it with an error.
 """
 
 import argparse
@@ -122,8 +122,8 @@ def own_server(threads: int) -> Iterator[int]:
 def load_rate(port: int, clients: int, **more: bool) -> float:
     """Tokens per second of all clients together, by the clock. No server has seen the prompts before."""
     prompts = [random.choices(range(1000, 40000), k=40) for _ in range(clients)]
-    done = subprocess.run([sys.executable, "-c", LOAD_CLIENT, json.dumps([port, prompts, LOAD_TOKENS, more])], check=True,
-                          capture_output=True, text=True)
+    asked = json.dumps([port, prompts, LOAD_TOKENS, more])
+    done = subprocess.run([sys.executable, "-c", LOAD_CLIENT, asked], check=True, capture_output=True, text=True)
     taken, tokens, answers = map(float, done.stdout.split())
     if (tokens, answers) != (LOAD_TOKENS * clients, clients):
         raise ValueError(f"{clients} clients asked for {LOAD_TOKENS} tokens each and got {done.stdout!r}")

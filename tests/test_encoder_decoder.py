@@ -248,6 +248,16 @@ def test_a_translation_without_a_source_and_a_text_too_long_are_refused(trained)
         translate(model, tokenizer, ["abc " * 20])
 
 
+@pytest.mark.parametrize("texts, beams, message", [
+    ([], 1, r"texts is \[\]: give a list of sentences, at least one"), ((), 3, r"texts is \(\): give a list"),
+    ("abc", 1, "texts is 'abc': give a list of sentences"),
+    (["abc"], 0, "beams is 0: it must be a whole number, at least 1"), (["abc"], -2, "beams is -2: it must be"),
+    (["abc"], 1.5, "beams is 1.5: it must be a whole number")])
+def test_no_text_and_no_beams_are_refused(trained, texts, beams, message):
+    with pytest.raises(ValueError, match=message):
+        translate(*trained, texts, beams)
+
+
 def test_a_cache_has_the_places_of_the_translation_only():
     model = small()
     assert isinstance(model.read(texts()), TranslationCache) and model.read(texts(), 4).max_tokens == 4

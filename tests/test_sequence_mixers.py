@@ -222,8 +222,10 @@ def test_a_chat_goes_on_with_its_state():
     before = len(read)
     chat.say("Go on")
     assert read[before] < 10  # not the whole conversation
-    chat.say("word " * 2500)  # needs a larger cache than the first one
+    before = len(read)
+    chat.say("word " * 2500)  # needs a larger cache than the first one, which goes on from the old one's state
     assert len(chat.messages) == 6
+    assert 2500 < read[before] < len(chat.read_so_far.ids) - 20
 
 
 def test_saving_and_loading(tmp_path):

@@ -282,8 +282,7 @@ def beam_search(model: Translator, cache: TranslationCache, start_id: int, end_i
 def translate(model: Translator, tokenizer: tiktoken.Encoding, texts: Sequence[str],
               beams: int = 1) -> list[str]:
     """Translations of texts: the likeliest token each time, or with several `beams` what
-    `beam_search` finds. Raises ValueError for no text, for one longer than the model's
-    context_length, and for a number of beams below 1."""
+    `beam_search` finds. ValueError for no text, one beyond context_length, and beams below 1."""
     source = encode_source(tokenizer, texts).to(next(model.parameters()).device)
     start, end = (tokenizer.encode_single_token(token) for token in (START, END))
     if beams != 1:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['absmax_codes', 'from_codes', 'BlockLinear', 'quantize_blocks', 'cache_memory', 'accept_guesses', 'Draft',
-           'PromptLookup', 'CountDraft', 'sharpened', 'speculate']
+           'PromptLookup', 'CountDraft', 'sharpened', 'speculate', 'ModelDraft']
 
 # %% ../notebooks/12_your_own_device.ipynb #c13f4a18
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .diagnosis import check_counts
+from .generation import Sampling
 from .protocols import LanguageModel
 
 # %% ../notebooks/12_your_own_device.ipynb #b1f0cf04
@@ -151,10 +153,14 @@ class PromptLookup:
     Args:
         vocab_size: of the model. match: how many last tokens to look for. count: guesses at most.
 
+    Raises ValueError for numbers below 1.
+
     Source: Saxena, "Prompt Lookup Decoding" (2023), a repository on GitHub.
     """
 
     def __init__(self, vocab_size: int, match: int = 2, count: int = 8):
+        if min(match, count) < 1:
+            raise ValueError(f"match is {match} and count {count}: both must be at least 1")
         self.vocab_size, self.match, self.count = vocab_size, match, count
 
     def propose(self, ids: Tensor, temperature: float,
@@ -173,10 +179,12 @@ class CountDraft:
     """Guesses by how often each token followed the one before.
 
     Args:
-        texts: ids to count in. vocab_size: of the model. count: guesses.
+        texts: ids to count in. vocab_size: of the model. count: guesses, at least 1.
     """
 
     def __init__(self, texts: Sequence[Sequence[int]], vocab_size: int, count: int = 3):
+        if count < 1:
+            raise ValueError(f"count is {count}: it must be at least 1")
         counts = torch.full((vocab_size, vocab_size), 1e-3)
         for ids in texts:
             pairs = torch.tensor(ids)
@@ -195,7 +203,11 @@ class CountDraft:
 
 
 def sharpened(chances: Tensor, temperature: float) -> Tensor:
-    """Probabilities (..., vocab) at a temperature; at 0 the likeliest token has all."""
+    """Probabilities (..., vocab) at a temperature; at 0 the likeliest token has all.
+
+    Raises ValueError for a temperature that `generate` would not take.
+    """
+    Sampling(temperature)  # checks it
     if temperature == 0:
         return F.one_hot(chances.argmax(-1), chances.shape[-1]).float()
     return (chances.clamp(min=1e-30).log() / temperature).softmax(-1)
@@ -209,14 +221,18 @@ def speculate(model: LanguageModel, token_ids: Tensor, max_new_tokens: int, draf
 
     The text has the distribution of `generate` without guesses: at temperature 0 it is the same.
 
-    Raises ValueError for several texts, an empty one, and more than the model's context holds.
+    Raises ValueError for several texts, an empty one, more than the model's context holds, a
+    temperature as `generate`, and a draft with another vocabulary.
 
     Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding" (2023).
     """
-    ids, end = token_ids[0], token_ids.shape[1] + max_new_tokens
-    if len(token_ids) != 1 or not len(ids) or end > model.config.context_length:
+    check_counts(max_new_tokens, ())
+    Sampling(temperature)  # checks it
+    end = token_ids.shape[-1] + max_new_tokens
+    if token_ids.shape[:-1] != (1,) or not max_new_tokens < end <= model.config.context_length:
         raise ValueError(f"token_ids has shape {tuple(token_ids.shape)}: give one text that has, "
                          f"with {max_new_tokens} tokens more, 1 to {model.config.context_length}")
+    ids = token_ids[0]
     generator = None if seed is None else torch.Generator(ids.device).manual_seed(seed)
     cache, passes = model.new_cache(1, end), 0
     while len(ids) < end:
@@ -225,7 +241,42 @@ def speculate(model: LanguageModel, token_ids: Tensor, max_new_tokens: int, draf
         unread = torch.cat([ids[cache.length :], guesses])
         hidden = model.hidden_states(unread[None], cache)[0, -len(guesses) - 1 :]  # (k + 1, ...)
         p = sharpened(model.lm_head(hidden).float().softmax(-1), temperature)
+        if q.shape[-1] != p.shape[-1]:
+            raise ValueError(f"the draft knows {q.shape[-1]} tokens and the model {p.shape[-1]}: "
+                             "give a draft with the model's tokenizer")
         ids = torch.cat([ids, accept_guesses(p, guesses, q, generator)])
         cache.rewind(len(ids) - 1)
         passes += 1
     return ids[None], passes
+
+# %% ../notebooks/12_your_own_device.ipynb #5d1b1d0b
+class ModelDraft:
+    """Guesses by a smaller model that has the same tokens.
+
+    Args:
+        model: reads the text once, as its cache keeps what the last guesses had in common with it.
+        count: guesses, at least 1; fewer where its context ends.
+
+    Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding" (2023).
+    """
+
+    def __init__(self, model: LanguageModel, count: int = 3):
+        if count < 1:
+            raise ValueError(f"count is {count}: it must be at least 1")
+        self.model, self.count, self.cache, self.read = model, count, None, ()
+
+    @torch.inference_mode()
+    def propose(self, ids: Tensor, temperature: float,
+                generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        if self.cache is None:
+            self.cache, self.read = self.model.new_cache(1), ids[:0]
+        same = min(len(self.read), len(ids) - 1)
+        same = (self.read[:same] == ids[:same]).int().cumprod(0).sum()
+        self.cache.rewind(int(same))
+        text, chances = ids, [torch.zeros(0, self.model.config.vocab_size, device=ids.device)]
+        for _ in range(min(self.count, self.model.config.context_length - len(ids) + 1)):
+            hidden = self.model.hidden_states(text[None, self.cache.length :], self.cache)[0, -1:]
+            chances.append(sharpened(self.model.lm_head(hidden).float().softmax(-1), temperature))
+            text = torch.cat([text, torch.multinomial(chances[-1][0], 1, generator=generator)])
+        self.read = text[: self.cache.length]
+        return text[len(ids) :], torch.cat(chances)

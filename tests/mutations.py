@@ -405,6 +405,10 @@ MUTATIONS = {
         "problems", "if mark and end else", "if mark else", ["problems"]),
     "parts of the problems share numbers": (
         "problems", "if _part_of(numbers) == part:", "if True:", ["problems"]),
+    "a countdown is solved by a power": (
+        "problems", ' and "**" not in answer', "", ["problems"]),
+    "a countdown uses a number twice": (
+        "problems", 'sorted(re.findall(r"\\d+", answer)) != sorted(_given(problem))', "False", ["problems"]),
 
     # beyond attention
     "linear attention sees what comes after": (

@@ -15,6 +15,7 @@ from llmbook.problems import (
     is_right,
     is_worked_right,
     number_stories,
+    searched,
     true_steps,
 )
 
@@ -78,10 +79,40 @@ def test_true_steps_are_counted():
 
 def test_countdown_takes_any_calculation_with_each_number_once():
     problem = WorkedProblem("countdown", "Make 24 from 3, 5, 9.", ("3*5+9=24",), "3*5+9", 2)
-    for right in ("9+5*3", "(9+5*3)", "5*3+9"):
+    for right in ("9+5*3", "(9+5*3)", "5*3+9", "9 + 5 * 3", "9-(-5)*3"):
         assert is_right(problem, f" answer: {right}\n")
-    for wrong in ("24", "3*8", "3*5+9+0", "3*5+5+9-5", "9+5+3", "3**5-9", "__import__('os')", "3*5+", "((((9"):
+    for wrong in ("24", "3*8", "3*5+9+0", "3*5+5+9-5", "9+5+3", "3**5-9", "__import__('os')", "3*5+", "((((9",
+                  "03*5+9", "3*5+09", "3*5+9.0", "3*5+9=24", "3*5+9,", "3*5 9", "3(5)+9", "59-35", "3*\u0665+9"):
         assert not is_right(problem, f" answer: {wrong}\n"), wrong
+
+
+@pytest.mark.parametrize("target, numbers, tricks", [
+    (8, "2, 3", ("2**3", "2 ** 3", "2* *3", "(2)**(3)")), (23, "2, 3", ("23", "2 3", "(2)(3)", "2_3")),
+    (12, "1, 2, 4", ("12+0*4", "12", "1*2*4+4", "12/1", "4//1*2+4", "14-2")), (5, "2, 3", ("2+3.", "2+3e0", "02+3"))])
+def test_countdown_accepts_no_trick(target, numbers, tricks):
+    """Powers, two numbers written as one, numbers used twice or not at all, and digits that are none."""
+    problem = WorkedProblem("countdown", f"Make {target} from {numbers}.", (f"{target}={target}",), str(target), 1)
+    for trick in tricks:
+        assert not is_right(problem, f" answer: {trick}\n"), trick
+
+
+def test_a_search_tries_what_misses_and_ends_with_what_hits():
+    for problem in [*countdown(4, 60, numbers=3), *countdown(4, 60, numbers=4)]:
+        target, response = int(re.search(r"\d+", problem.prompt)[0]), searched(problem, 3, 0)
+        *missed, hit = response.partition(" answer: ")[0].removeprefix(" think: ").split("; ")
+        assert len(set(missed)) == 3 and hit == problem.steps[0] and int(hit.partition("=")[2]) == target
+        assert is_worked_right(problem, response)
+        for step in missed:
+            way, _, value = step.partition("=")
+            assert int(value) != target and not is_right(problem, f" answer: {way}\n")
+            assert sorted(re.findall(r"\d+", way)) == sorted(re.findall(r"\d+", problem.prompt)[1:])
+    assert searched(problem, 0, 0) == problem.worked()
+    assert searched(problem, 3, 0) == response != searched(problem, 3, 1)
+
+
+def test_a_search_ends_where_little_can_be_tried():
+    problem = WorkedProblem("countdown", "Make 4 from 2, 2.", ("2+2=4",), "2+2", 1)
+    assert searched(problem, 5, 0) == " think: 2-2=0; 2+2=4 answer: 2+2\n"
 
 
 def test_checking_takes_no_time_whatever_is_written():
@@ -108,6 +139,7 @@ def test_every_text_comes_back_from_its_tokens():
     (lambda: number_stories(0, 1, steps=(0,)), "at least 1 each"),
     (lambda: boxes(0, 1, digits=()), "at least 1 each"),
     (lambda: countdown(0, 1, numbers=9), "numbers is 9: give 2 to 5"),
+    (lambda: searched(number_stories(0, 1)[0], 1, 0), "of the kind story: only countdown"),
     (lambda: PieceTokenizer().encode("Mira has seven"), "'seven' is in no problem")])
 def test_what_cannot_be_is_refused(call, message):
     with pytest.raises(ValueError) as error:

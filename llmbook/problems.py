@@ -25,7 +25,7 @@ from typing import Any
 from .answer_checks import arithmetic
 
 __all__ = ["ANSWER", "END", "KINDS_OF_PROBLEM", "THINK", "PieceTokenizer", "WorkedProblem", "boxes", "countdown",
-           "final_answer", "is_right", "is_worked_right", "number_stories", "searched", "true_steps"]
+           "final_answer", "is_right", "is_worked_right", "number_stories", "true_steps"]
 
 THINK, ANSWER, END = " think: ", " answer: ", "\n"
 MOST = 20  # of a story's numbers
@@ -128,51 +128,25 @@ def boxes(seed: int, n: int, part: str = "train", digits: Collection[int] = (1, 
     return list(_drawn(seed, n, part, draw))
 
 
-def countdown(seed: int, n: int, part: str = "train", numbers: int = 3) -> list[WorkedProblem]:
-    """Problems of the kind "countdown": a target from 1 to 99 that is to be calculated from so many numbers below 20,
-    each used once, by + - and *. One solution is known, without brackets; `is_right` accepts any. See `searched`.
+def countdown(seed: int, n: int, part: str = "train", numbers: int = 3, largest: int = 19) -> list[WorkedProblem]:
+    """Problems of the kind "countdown": a target from 1 to 99 that is to be calculated from so many numbers, 1 to
+    `largest`, each used once, by + - and *. One solution is known, without brackets; `is_right` accepts any.
     """
-    if not 2 <= numbers <= 5:
-        raise ValueError(f"numbers is {numbers}: give 2 to 5")
+    if not 2 <= numbers <= 5 or not 1 < largest <= 19:
+        raise ValueError(f"numbers is {numbers}, largest {largest}: give 2 to 5 numbers, up to 2 to 19")
 
     def draw(source: random.Random) -> tuple[tuple[int, ...], WorkedProblem]:
         while True:
-            given = [source.randint(1, 19) for _ in range(numbers)]
-            step = _calculation(source, given)
-            way, _, target = step.partition("=")
-            if 1 <= int(target) <= 99:
+            given = [source.randint(1, largest) for _ in range(numbers)]
+            order = source.sample(given, numbers)
+            way = str(order[0]) + "".join(f"{source.choice('+-*')}{number}" for number in order[1:])
+            target = _whole(way)
+            if 1 <= target <= 99:
                 text = f"Make {target} from {', '.join(map(str, given))}."
-                return (int(target), *sorted(given)), WorkedProblem("countdown", text, (step,), way, numbers - 1)
+                problem = WorkedProblem("countdown", text, (f"{way}={target}",), way, numbers - 1)
+                return (target, *sorted(given)), problem
 
     return list(_drawn(seed, n, part, draw))
-
-
-def searched(problem: WorkedProblem, tries: int, seed: int) -> str:
-    """A response to a countdown that first tries up to so many calculations that miss the target, each with what it
-    comes to, and ends with the one that is known. Raises ValueError for a problem of another kind.
-
-    Source: Gandhi et al., "Stream of Search (SoS): Learning to Search in Language" (2024).
-    """
-    if problem.kind != "countdown":
-        raise ValueError(f"this problem is of the kind {problem.kind}: only countdown is searched")
-    source, given, found = random.Random(f"{problem.prompt} {seed}"), _given(problem), []
-    for _ in range(20 * tries):  # and then give up: of two small numbers there are few calculations
-        step = _calculation(source, given)
-        if len(found) < tries and step not in found and not _true(problem.answer, step.partition("=")[2]):
-            found.append(step)
-    return f"{THINK}{'; '.join([*found, *problem.steps])}{ANSWER}{problem.answer}{END}"
-
-
-def _given(problem: WorkedProblem) -> list[str]:
-    """The numbers that a countdown's calculation is made of."""
-    return re.findall(r"\d+", problem.prompt.partition(" from ")[2])
-
-
-def _calculation(source: random.Random, given: Sequence[Any]) -> str:
-    """The numbers in any order, with any signs between them, and what that comes to."""
-    first, *rest = source.sample(list(given), len(given))
-    way = str(first) + "".join(f"{source.choice('+-*')}{number}" for number in rest)
-    return f"{way}={_whole(way)}"
 
 
 # --- checking --------------------------------------------------------------------------------------------------------
@@ -193,8 +167,9 @@ def is_right(problem: WorkedProblem, response: str) -> bool:
     answer = final_answer(response)
     if problem.kind != "countdown":
         return answer == problem.answer
+    given = sorted(re.findall(r"\d+", problem.prompt.partition(" from ")[2]))
     written = re.fullmatch(r"[0-9+\-*() ]+", answer) and "**" not in answer  # no powers, and no other sign
-    if not written or sorted(re.findall(r"\d+", answer)) != sorted(_given(problem)):
+    if not written or sorted(re.findall(r"\d+", answer)) != given:
         return False
     try:
         return arithmetic(answer) == _whole(problem.answer)

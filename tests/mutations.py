@@ -408,7 +408,7 @@ MUTATIONS = {
     "a countdown is solved by a power": (
         "problems", ' and "**" not in answer', "", ["problems"]),
     "a countdown uses a number twice": (
-        "problems", 'sorted(re.findall(r"\\d+", answer)) != sorted(_given(problem))', "False", ["problems"]),
+        "problems", 'sorted(re.findall(r"\\d+", answer)) != given', "False", ["problems"]),
 
     # beyond attention
     "linear attention sees what comes after": (

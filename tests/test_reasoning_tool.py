@@ -253,3 +253,8 @@ def test_the_stored_study_is_whole_and_says_what_the_chapter_says():
     assert 0.3 <= stored["base"][0]["right"][0] / stored["base"][0]["right"][1] <= 0.5
     assert all(row["after"]["right"][0] >= 0.85 * row["after"]["right"][1] for row in stored["main"])
     assert all(row["curve"][-1]["right"] < 0.1 < 4 < row["curve"][-1]["reward"] for row in stored["hole"])
+    taught = {name: sum(row["after"]["right"][0] for row in stored["distill"] if row["name"] == name)
+              for name in tool.TEACHERS}
+    assert 3 * taught["answers"] < min(taught[name] for name in tool.TEACHERS[:3])
+    hard = {when: sum(row[when]["right"][0] for row in stored["countdown"]) for when in ("before", "after", "longer")}
+    assert hard["after"] > 1.2 * hard["before"] and hard["after"] > 1.2 * hard["longer"]

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llmbook.attention import MultiHeadAttention
 from llmbook.families import family_of
 from llmbook.generation import generate
 from llmbook.llama import Llama, LlamaConfig
@@ -328,6 +329,13 @@ def test_states_stay_in_float32_where_the_rest_does_not():
 def test_settings_that_cannot_work_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         HybridConfig(**{**SIZES, **changes})
+
+
+def test_each_block_has_the_mixer_that_is_named():
+    blocks = shaken(*MIXERS, n_layers=5).blocks
+    assert [type(block.attention) for block in blocks] == [MultiHeadAttention] * 2 + [LinearAttention] + [DeltaNet] * 2
+    assert [block.attention.window for block in blocks[:2]] == [None, 5]
+    assert blocks[3].attention.decay is None and blocks[4].attention.decay is not None
 
 
 def test_mixers_are_repeated():

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..diagnosis import explain_bad_logits
 from ..generation import Sampling
 from ..protocols import Cache
+from ..threads import dismiss_threads
 from .answers import AnswerText, Ended, Piece, Score
 from .prefixes import Prefixes
 from .rows import Rows, read_on
@@ -151,6 +152,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="llmbook-engine", daemon=True)
 
     def __enter__(self) -> Engine:
+        dismiss_threads()  # of the thread that loaded the model: those of the engine's own are as many as the cores
         self._thread.start()
         return self
 

@@ -109,6 +109,13 @@ def test_a_listener_that_fails_harms_nobody(model, tokenizer):
         assert told.ended.ids == alone(model, request) and len(heard) < 10
 
 
+def test_the_thread_that_starts_the_engine_leaves_the_cores_to_it(model, tokenizer, monkeypatch):
+    asked = []
+    monkeypatch.setattr("llmbook.serve.engine.dismiss_threads", lambda: asked.append(threading.current_thread()))
+    with Engine(model, tokenizer):
+        assert asked == [threading.current_thread()]
+
+
 def test_the_events_of_a_request_are_an_iterator_too(model, tokenizer):
     with Engine(model, tokenizer, rows=1) as engine:
         events = list(engine.events(Request([2], 9, Sampling(0))))

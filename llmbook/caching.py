@@ -103,6 +103,25 @@ class KeyValueCache:
                              f"give 0 to {self.length}")
         self._lengths = [length] * len(self._lengths)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all its tensors."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def reachable(self, length: int) -> int:
+        """The newest place at or before `length` that it can go back to: that very one, or its end."""
+        return min(length, self.length)
+
+    def beginning(self, length: int, max_tokens: int) -> KeyValueCache:
+        """A plain cache of its own with room for `max_tokens`, and in it the first `length` places."""
+        n_layers, batch_size, n_heads, _, d_head = self.keys.shape
+        cache = KeyValueCache(n_layers, batch_size, n_heads, max_tokens, d_head, self.keys.dtype, self.keys.device,
+                              self.padding)
+        cache.keys[:, :, :, :length] = self.keys[:, :, :, :length]
+        cache.values[:, :, :, :length] = self.values[:, :, :, :length]
+        cache._lengths = [length] * n_layers
+        return cache
+
     def positions(self, tokens: int) -> Tensor:
         """The positions of the next `tokens` in their texts: (tokens,), or with padding
         (batch, tokens), where padding itself stands at 0."""

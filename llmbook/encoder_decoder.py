@@ -21,7 +21,7 @@ from .diagnosis import check_heads, check_token_ids
 from .generation import generate
 from .gpt import FeedForward
 from .translation_parts import (END, PAD, START, TranslationCache, TranslatorConfig,
-                                       encode_source, pair_loader)
+                                       check_beams, encode_source, pair_loader)
 
 _all_ = ["END", "PAD", "START", "TranslationCache", "TranslatorConfig", "pair_loader"]
 
@@ -246,10 +246,11 @@ def beam_search(model: Translator, cache: TranslationCache, start_id: int, end_i
         alpha: 0 compares whole translations by the sum of their log-probabilities, which favours
             short ones; above 0 the sum is divided by ((5 + tokens) / 6) ** alpha.
 
-    Returns for each source the ids (tokens,) before the end token.
+    Returns for each source the ids (tokens,) before the end token. ValueError if beams is below 1.
 
     Source: Wu et al., "Google's Neural Machine Translation System" (2016), section 7, equation 14.
     """
+    check_beams(beams)
     batch, vocab_size = len(cache.source_mask), model.config.vocab_size
     device = cache.source_mask.device
     first = torch.arange(batch, device=device)[:, None] * beams  # row of each source's first beam
@@ -281,14 +282,13 @@ def beam_search(model: Translator, cache: TranslationCache, start_id: int, end_i
 def translate(model: Translator, tokenizer: tiktoken.Encoding, texts: Sequence[str],
               beams: int = 1) -> list[str]:
     """Translations of texts: the likeliest token each time, or with several `beams` what
-    `beam_search` finds. Raises ValueError for a text longer than the model's context_length."""
-    device = next(model.parameters()).device
-    source = encode_source(tokenizer, texts).to(device)
+    `beam_search` finds. ValueError for no text, one beyond context_length, and beams below 1."""
+    source = encode_source(tokenizer, texts).to(next(model.parameters()).device)
     start, end = (tokenizer.encode_single_token(token) for token in (START, END))
-    if beams > 1:
+    if beams != 1:
         rows = beam_search(model, model.read(source), start, end, beams)
     else:
-        begun = torch.full((len(texts), 1), start, device=device)
+        begun = source.new_full((len(texts), 1), start)
         written = generate(model, begun, model.config.context_length - 1, temperature=0,
                            stop_tokens=[end], cache=model.read(source))
         rows = [row[row != end] for row in written[:, 1:]]

@@ -85,10 +85,8 @@ def watch_routers(model: nn.Module) -> Iterator[list[tuple[Tensor, int]]]:
 
 
 class ExpertLoss:
-    """`next_token_loss` plus `balance` times the mean `balance_loss` of the layers with experts.
-
-    As a class, so that several processes and checkpoints can be given it.
-    """
+    """`next_token_loss`, in training plus `balance` times the mean `balance_loss` of the layers
+    with experts. As a class, so that several processes and checkpoints can be given it."""
 
     def __init__(self, balance: float = 0.01):
         self.balance = balance
@@ -98,7 +96,7 @@ class ExpertLoss:
         with watch_routers(model) as seen:
             loss = next_token_loss(model, inputs, targets)
         counts = (targets != -100).flatten()
-        if not (self.balance and seen and counts.any()):
+        if not (self.balance and model.training and seen and counts.any()):
             return loss
         losses = [balance_loss(scores[counts], per_token) for scores, per_token in seen]
         return loss + self.balance * torch.stack(losses).mean()

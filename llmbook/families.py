@@ -7,6 +7,7 @@ stands below all models, and `import llmbook` stays quick. Nothing but what stan
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,8 @@ class Family:
         gguf: the values of `general.architecture` in a GGUF file that are.
         plain_head: whether `lm_head` is the product with the weight of `output`, or with that of `token_embedding`
             where `output` is None or missing, and nothing else. (`llmbook.head_loss` then need not call it.)
+        loss: what pretraining lowers, "module:name": a `llmbook.protocols.LossFunction`, or a class of such that needs
+            no arguments.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Family:
     hugging_face: tuple[str, ...] = ()
     gguf: tuple[str, ...] = ()
     plain_head: bool = False
+    loss: str = "llmbook.training:next_token_loss"
 
     @property
     def model_class(self) -> type[nn.Module]:
@@ -50,6 +54,11 @@ class Family:
     @property
     def config_class(self) -> type:
         return _find(self.config)
+
+    @property
+    def loss_function(self) -> Callable[..., torch.Tensor]:
+        found = _find(self.loss)
+        return found() if isinstance(found, type) else found
 
     def build(self, config: Any) -> nn.Module:
         """A new model of this family."""
@@ -76,9 +85,10 @@ _FAMILIES: dict[str, Family] = {family.name: family for family in (
            plain_head=True),
     Family("Gemma", "llmbook.gemma:Gemma", "llmbook.gemma:GemmaConfig", "gemma", "llmbook.formats.gemma:LAYOUT",
            hugging_face=("gemma3_text",), gguf=("gemma3",), plain_head=True),
-    Family("HybridLlama", "llmbook.sequence_mixers:HybridLlama", "llmbook.sequence_mixers:HybridConfig",
+    Family("HybridLlama", "llmbook.sequence_mixers:HybridLlama", "llmbook.sequence_mixers:HybridConfig", "hybrid",
            plain_head=True),
-    Family("ExpertsLlama", "llmbook.experts:ExpertsLlama", "llmbook.experts:ExpertsConfig", plain_head=True),
+    Family("ExpertsLlama", "llmbook.experts:ExpertsLlama", "llmbook.experts:ExpertsConfig", "experts",
+           plain_head=True, loss="llmbook.experts:ExpertLoss"),
     Family("TextClassifier", "llmbook.classification:TextClassifier", "llmbook.classification:ClassifierConfig"),
     Family("Translator", "llmbook.encoder_decoder:Translator", "llmbook.encoder_decoder:TranslatorConfig"),
     Family("Encoder", "llmbook.encoder:Encoder", "llmbook.encoder:EncoderConfig"),

@@ -7,7 +7,9 @@ before the one that is asked for, and whoever reads on begins at its `length`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from torch import Tensor
 from .caching import KeyValueCache
 
 __all__ = ["LayerCaches", "StateCache", "WindowCache"]
+
+Kind = TypeVar("Kind", bound="StateCache")
 
 
 class StateCache:
@@ -42,6 +46,27 @@ class StateCache:
     def nbytes(self) -> int:
         """Bytes of the state itself; earlier ones not counted."""
         return sum(state.nbytes for state in self.states or ())
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the state and of those earlier ones that it can go back to."""
+        return self.nbytes + sum(state.nbytes for _, states in self._earlier for state in states or ())
+
+    def holding(self: Kind, states: tuple[Tensor, ...] | None, length: int, batch_size: int,
+                padding: Tensor | None = None) -> Kind:
+        """A cache for the same layer that holds other texts: these states, each (batch_size, ...), after `length`
+        tokens, and no earlier ones."""
+        cache = copy.copy(self)
+        cache.states, cache.length, cache.batch_size, cache.padding = states, length, batch_size, padding
+        cache._earlier = []
+        return cache
+
+    def beginning(self: Kind, length: int, max_tokens: int) -> Kind:
+        """A cache of its own that has gone back to `reachable(length)`. A state is replaced and never changed, so both
+        may hold the same tensors. `max_tokens` is there because attention's caches have a room."""
+        cache = copy.copy(self)
+        cache.rewind(length)
+        return cache
 
     def update(self, tokens: int, *states: Tensor) -> None:
         """Take the states after `tokens` more, each (batch, ...). Raises ValueError, with nothing taken, if they are of
@@ -139,6 +164,11 @@ class LayerCaches:
         """Tokens that every layer has read, left padding included."""
         return min(layer.length for layer in self.layers)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all that the layers hold, earlier states too."""
+        return sum(layer.held_bytes for layer in self.layers)
+
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, (kept,) of int64, in this order; a row may come twice."""
         rows = torch.as_tensor(rows)
@@ -146,18 +176,26 @@ class LayerCaches:
             layer.select(rows)
         self.padding = None if self.padding is None else self.padding[rows.to(self.padding.device)]
 
-    def rewind(self, length: int) -> None:
-        """Forget everything after the first `length` tokens, or after the newest place before them that all layers can
-        go back to: see `length` afterwards. Raises ValueError if it holds fewer."""
-        _check_place(self, length)
-        states = [layer for layer in self.layers if isinstance(layer, StateCache)]
+    def reachable(self, length: int) -> int:
+        """The newest place at or before `length` that all layers can go back to."""
         place, before = length, None
         while place != before:  # until all agree
             before = place
-            for layer in states:
+            for layer in self.layers:
                 place = layer.reachable(place)
+        return place
+
+    def rewind(self, length: int) -> None:
+        """Go back to `reachable(length)`: see `length` afterwards. Raises ValueError if it holds fewer."""
+        _check_place(self, length)
+        place = self.reachable(length)
         for layer in self.layers:
             layer.rewind(place)
+
+    def beginning(self, length: int, max_tokens: int) -> LayerCaches:
+        """A cache of its own that has gone back to `reachable(length)`, with room for `max_tokens`."""
+        place = self.reachable(length)
+        return LayerCaches([layer.beginning(place, max_tokens) for layer in self.layers], max_tokens, self.padding)
 
     def positions(self, tokens: int) -> Tensor:
         """The positions of the next `tokens` in their texts: (tokens,), or with padding (batch, tokens), where padding

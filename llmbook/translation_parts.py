@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import tiktoken
 import torch
@@ -15,8 +16,8 @@ from .diagnosis import check_gpt_sizes
 from .labelled_texts import LengthBatches
 from .translations import Pair
 
-__all__ = ["END", "PAD", "START", "TranslationCache", "TranslatorConfig", "encode_pairs", "encode_source",
-           "pair_loader"]
+__all__ = ["END", "PAD", "START", "TranslationCache", "TranslatorConfig", "check_beams", "encode_pairs",
+           "encode_source", "pair_loader"]
 
 PAD, START, END = "<|pad|>", "<|start|>", "<|end|>"
 
@@ -97,8 +98,17 @@ def encode_pairs(tokenizer: tiktoken.Encoding, pairs: Sequence[Pair]) -> list[tu
              torch.tensor([start, *tokenizer.encode_ordinary(pair.german), end])) for pair in pairs]
 
 
+def check_beams(beams: int) -> None:
+    """Raise ValueError for a number of beams that no search can have."""
+    if isinstance(beams, bool) or not isinstance(beams, Integral) or beams < 1:
+        raise ValueError(f"beams is {beams!r}: it must be a whole number, at least 1")
+
+
 def encode_source(tokenizer: tiktoken.Encoding, texts: Sequence[str]) -> Tensor:
-    """Source ids (texts, longest), each with END at its end and PAD after it."""
+    """Source ids (texts, longest), each with END at its end and PAD after it. Raises ValueError for anything but a list
+    of texts, one or more."""
+    if isinstance(texts, str) or not texts:
+        raise ValueError(f"texts is {texts!r}: give a list of sentences, at least one")
     end, pad = (tokenizer.encode_single_token(token) for token in (END, PAD))
     rows = [torch.tensor([*ids, end]) for ids in tokenizer.encode_ordinary_batch(list(texts))]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)

@@ -410,6 +410,64 @@ MUTATIONS = {
     "a countdown uses a number twice": (
         "problems", 'sorted(re.findall(r"\\d+", answer)) != given', "False", ["problems"]),
 
+    # two more transformers
+    "a translation attends to its source's padding": (
+        "encoder_decoder", "F.scaled_dot_product_attention(query, key, value, mask)",
+        "F.scaled_dot_product_attention(query, key, value)", ["encoder_decoder"]),
+    "an encoded token attends to padding": (
+        "encoder_decoder", "            x = block(x, mask)\n        return x, mask",
+        "            x = block(x)\n        return x, mask", ["encoder_decoder"]),
+    "positions begin anew with each written token": (
+        "encoder_decoder", "self.positions[past : past + token_ids.shape[1]]", "self.positions[: token_ids.shape[1]]",
+        ["encoder_decoder"]),
+    "embeddings enter the blocks as they are": (
+        "encoder_decoder", "vectors = self.token_embedding(token_ids) * self.config.d_model**0.5",
+        "vectors = self.token_embedding(token_ids)", ["encoder_decoder"]),
+    "beams go on from the past of others": (
+        "encoder_decoder", "            cache.select(rows)\n", "", ["encoder_decoder"]),
+    "all beams begin alike": (
+        "encoder_decoder", "scores[:, 0] = 0.0", "scores[:] = 0.0", ["encoder_decoder"]),
+    "translations of any length are compared by their sums": (
+        "encoder_decoder", "lengths.view(batch, beams)) / 6) ** alpha", "lengths.view(batch, beams)) / 6) ** 0",
+        ["encoder_decoder"]),
+    "a source is read with dropout": (
+        "encoder_decoder", "with without_dropout(self):", "if True:", ["encoder_decoder"]),
+    "beams are searched with dropout": (
+        "encoder_decoder", "with without_dropout(model):", "if True:", ["encoder_decoder"]),
+    "a translation's loss is not smoothed": (
+        "encoder_decoder", "label_smoothing=smoothing", "label_smoothing=0.0", ["encoder_decoder"]),
+    "rows are chosen, their sources are not": (
+        "translation_parts", "self.source = [(key[rows], value[rows]) for key, value in self.source]", "pass",
+        ["encoder_decoder"]),
+    "a translation's inputs are its targets": (
+        "translation_parts", "pad([target[:-1] for", "pad([target[1:] for", ["encoder_decoder"]),
+    "a translation's padding has a loss": (
+        "translation_parts", "target in items], -100)", "target in items], pad_id)", ["encoder_decoder"]),
+    "a source does not end": (
+        "translation_parts", "torch.tensor([*ids, end]) for ids", "torch.tensor(ids) for ids", ["encoder_decoder"]),
+    "no beams at all": (
+        "translation_parts", "or beams < 1:", "or beams < 0:", ["encoder_decoder"]),
+    "an encoder attends to padding": (
+        "encoder", "mask = (token_ids != self.config.pad_id)[:, None, None]", "mask = None", ["encoder"]),
+    "padding is asked for": (
+        "encoder", "asked &= token_ids != pad_id", "pass", ["encoder"]),
+    "nine tenths of the asked tokens are hidden": (
+        "encoder", "kind < 0.8", "kind < 0.9", ["encoder"]),
+    "padding is in the mean of a text": (
+        "encoder", "total = (model(ids) * real).sum(dim=1)", "total = model(ids).sum(dim=1)", ["encoder"]),
+    "vectors come in the order of reading": (
+        "encoder", "vectors[places] =", "vectors[sorted(places)] =", ["encoder"]),
+    "texts are cut ever after": (
+        "encoder", "tokenizer.no_truncation()", "pass", ["encoder"]),
+    "the vector of BERT's first segment is left out": (
+        "minilm", '.weight"] + first}', '.weight"]}', ["encoder"]),
+    "guesses in a catalogue are translations": (
+        "translations", "            if not fuzzy:\n", "            if True:\n", ["translations"]),
+    "near-copies stand in two parts": (
+        "translations", "leader[other] = one", "pass", ["translations"]),
+    "near-copies with one rare word more are overlooked": (
+        "translations", "// 1)) + 1]", "// 1))]", ["translations"]),
+
     # beyond attention
     "linear attention sees what comes after": (
         "sequence_mixers", "found.append((q @ k.mT).tril() @ v + q @ state)",
@@ -436,6 +494,71 @@ MUTATIONS = {
         "experts", "balance_loss(scores[counts], per_token)", "balance_loss(scores, per_token)", ["experts"]),
     "hooks on routers stay": (
         "experts", "            hook.remove()", "            pass", ["experts"]),
+    "keys of the delta rule keep their lengths": (
+        "sequence_mixers", "F.normalize(key, dim=3)", "key", ["sequence_mixers"]),
+    "what a chunk wrote does not fade": (
+        "sequence_mixers", "(between[:, :, -1:].mT * k).mT", "k.mT", ["sequence_mixers"]),
+    "linear attention is not divided by its weights": (
+        "sequence_mixers", "return found[..., :-1] / found[..., -1:].clamp(min=1e-6), state",
+        "return found[..., :-1], state", ["sequence_mixers"]),
+    "what a state says is not normed": (
+        "sequence_mixers", "context = self.out_norm(context.to(", "context = (context.to(",
+        ["sequence_mixers"]),
+    "a state is as rough as the weights": (
+        "sequence_mixers", "parts = at_least_float32(query, key, torch.cat([value, ones], dim=3))",
+        "parts = query, key, torch.cat([value, ones], dim=3)", ["sequence_mixers"]),
+    "earlier states keep all rows": (
+        "state_cache", "self._earlier = [(length, _chosen(states, rows)) for length, states in self._earlier]", "pass",
+        ["state_cache"]),
+    "a window keeps a token more": (
+        "state_cache", "keys.shape[2] - (self.window - 1))", "keys.shape[2] - self.window)",
+        ["state_cache", "sequence_mixers"]),
+    "a window takes its first place for the text's": (
+        "state_cache", "places = torch.arange(self.length - kept, self.length + tokens",
+        "places = torch.arange(kept + tokens", ["state_cache", "sequence_mixers"]),
+    "layers go back to places of their own": (
+        "state_cache", "            layer.rewind(place)", "            layer.rewind(length)",
+        ["state_cache", "sequence_mixers"]),
+    "a new cache can go back to another one's states": (
+        "state_cache", "        cache._earlier = []\n", "", ["state_cache"]),
+    "the shared expert is not asked": (
+        "experts", "if self.shared is None else self.shared(tokens)", "", ["experts"]),
+    "an expert that nobody chose has no gradient": (
+        "experts", "for number, expert in enumerate(self.experts):",
+        "for number, expert in ((n, self.experts[n]) for n in chosen.unique().tolist()):", ["experts"]),
+    "routers are balanced as they are tested": (
+        "experts", "self.balance and model.training and", "self.balance and", ["experts"]),
+    "the families train with one loss": (
+        "families", ', loss="llmbook.experts:ExpertLoss"', "", ["families"]),
+    "experts that are not chosen count as computing": (
+        "cli.cost", "sum((1 - share) * weight.numel()", "sum(share * weight.numel()", ["cli/cost"]),
+    "a conversation that outgrows its cache is read anew": (
+        "formats.conversations", "return old.beginning(same, room)", "return self.model.new_cache(1, room)",
+        ["sequence_mixers"]),
+
+    # the server
+    "the last row's state does not move up": (
+        "serve.rows", "kept[row] = kept[-1]", "pass", ["serve/rows"]),
+    "a step's states are not kept": (
+        "serve.rows", "self._states = view.states", "pass", ["serve/rows"]),
+    "a window looks at what was never there": (
+        "serve.rows", "if min(self.lengths) >= kept:", "if True:", ["serve/rows"]),
+    "a short text's window is filled at its end": (
+        "serve.rows", "(0, 0, self.empty.window - 1 - state.shape[2], 0)",
+        "(0, 0, 0, self.empty.window - 1 - state.shape[2])", ["serve/rows"]),
+    "a row that overflowed spoils the next one": (
+        "serve.rows", "self._keys[:, last].zero_()", "pass", ["serve/rows"]),
+    "rows of unequal length have no padding": (
+        "serve.rows", "if min(self.lengths) < longest:", "if False:", ["serve/rows"]),
+    "the only way back to a beginning goes": (
+        "serve.prefixes", "if cache.reachable(len(text)) == len(text):", "if True:", ["serve/prefixes"]),
+    "nothing of a known prompt is left to read": (
+        "serve.prefixes", "min(common_prefix(text, ids), len(ids) - 1)", "common_prefix(text, ids)",
+        ["serve/prefixes"]),
+    "what was used last goes first": (
+        "serve.prefixes", "self._texts.move_to_end(best)", "pass", ["serve/prefixes"]),
+    "no state is kept where texts part": (
+        "serve.engine", "end = min(end, job.parting)", "pass", ["serve/prefixes"]),
 
     # adapters
     "an adapter's strength forgets its rank": (

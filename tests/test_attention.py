@@ -421,6 +421,24 @@ def test_positions_and_mask_of_padded_rows():
     assert new_cache(2).mask(5) is None and new_cache(2).positions(2).tolist() == [0, 1]
 
 
+def test_a_beginning_of_a_cache_is_one_of_its_own():
+    stack, texts = Stack(), torch.randn(2, 6, 24)
+    cache = new_cache(2, padding=torch.tensor([0, 2]))
+    with torch.no_grad():
+        stack(texts[:, :5], cache)
+        begun = cache.beginning(4, 7)
+        assert begun.length == 4 and begun.max_tokens == 7 and cache.reachable(9) == 5 and cache.reachable(3) == 3
+        assert begun.held_bytes == 2 * 2 * 2 * 3 * 7 * 8 * 4
+        found = stack(-texts[:, 4:], begun)  # goes on otherwise
+        same = new_cache(2, padding=torch.tensor([0, 2]))
+        stack(texts[:, :4], same)
+        torch.testing.assert_close(found, stack(-texts[:, 4:], same))
+        assert cache.length == 5
+        again = new_cache(2, padding=torch.tensor([0, 2]))
+        stack(texts[:, :5], again)
+        torch.testing.assert_close(stack(texts[:, 5:], cache), stack(texts[:, 5:], again))
+
+
 @pytest.mark.parametrize("length", [-1, 4, 100])
 def test_a_cache_cannot_go_back_to_what_it_does_not_hold(length):
     cache = new_cache(1)

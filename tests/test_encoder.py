@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from llmbook.assets import fetch
 from llmbook.encoder import Encoder, EncoderConfig, embed_texts, mask_tokens, masked_token_loss
@@ -54,6 +57,59 @@ def test_what_means_the_same_is_near(minilm):
     assert torch.allclose(vectors.norm(dim=1), torch.ones(3), atol=1e-5)
     likeness = vectors @ vectors.T
     assert likeness[0, 1] > likeness[0, 2] + 0.2
+
+
+def words(count: int = 30) -> Tokenizer:
+    """One id for each of the words "0", "1", ...; 0 fills up."""
+    tokenizer = Tokenizer(WordLevel({str(number): number for number in range(count)}, unk_token="1"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.enable_padding(pad_id=0)
+    return tokenizer
+
+
+def test_each_text_has_the_mean_of_its_own_tokens_whatever_it_is_read_with():
+    model = small(dropout=0.5).train()
+    texts = ["3 4 5 6 7 8", "9", "10 11 12", "2 3", "13 14 15 16", "17"]
+    found = embed_texts(model, words(), texts, batch_size=2)
+    assert model.training  # as it came, and nothing was dropped meanwhile
+    model.eval()
+    for vector, text in zip(found, texts, strict=True):
+        alone = model(torch.tensor([[int(word) for word in text.split()]]))[0].mean(dim=0)
+        assert torch.allclose(vector, alone / alone.norm(), atol=1e-5)
+
+
+def test_a_text_is_cut_where_asked_and_no_other_one_afterwards():
+    tokenizer, model = words(), small()
+    cut, whole = embed_texts(model, tokenizer, ["3 4 5 6 7"], most_tokens=3), embed_texts(model, tokenizer, ["3 4 5"])
+    assert torch.allclose(cut, whole, atol=1e-6)
+    assert len(tokenizer.encode("3 4 5 6 7").ids) == 5
+
+
+@torch.no_grad()
+def test_weights_of_any_bert_give_its_features(tmp_path):
+    """All that MiniLM's file has, in a model of random weights: the quick half of the slow test above."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    theirs = transformers.BertModel(transformers.BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=12, layer_norm_eps=1e-3), add_pooling_layer=False).eval()
+    for parameter in theirs.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path)
+    words(40).save(str(tmp_path / "tokenizer.json"))
+    model, tokenizer = load_minilm(tmp_path)
+    ids = torch.tensor([row.ids for row in tokenizer.encode_batch(["5 6 7 8", "9 10"])])
+    assert ids.tolist() == [[5, 6, 7, 8], [9, 10, 0, 0]]
+    expected = theirs(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
+    real = ids != 0
+    assert torch.allclose(model(ids)[real], expected[real], atol=1e-5) and not model.training
+
+
+def test_the_first_weights_are_small_and_normal():
+    model = small(vocab_size=400, d_model=64)
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2 and weight.numel() > 3000:
+            assert weight.std().item() == pytest.approx(0.02, rel=0.1), name
 
 
 def test_each_token_knows_both_sides_and_no_padding():

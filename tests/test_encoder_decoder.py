@@ -29,7 +29,8 @@ from llmbook.encoder_decoder import (
 from llmbook.generation import generate
 from llmbook.text import train_bpe
 from llmbook.training import TrainingConfig, load_model, save_model, train
-from llmbook.translation_parts import encode_source
+from llmbook.translation_parts import encode_pairs, encode_source
+from llmbook.translations import Pair
 
 PAD_ID, START_ID, END_ID = 0, 1, 2
 
@@ -167,6 +168,53 @@ def test_a_beam_as_wide_as_all_beginnings_finds_the_best_translation_of_all(alph
     assert [row.tolist() for row in found] == best
 
 
+def beams_without_a_cache(model: Translator, source: torch.Tensor, beams: int, steps: int) -> list[int]:
+    """One source, every beginning read from its start at each step; the sums of log-probabilities are compared."""
+    kept = [((), 0.0)]
+    for _ in range(steps):
+        longer = []
+        for ids, score in kept:
+            if ids[-1:] == (END_ID,):
+                longer.append((ids, score))
+                continue
+            logs = model(source, torch.tensor([[START_ID, *ids]]))[0, -1].log_softmax(dim=0).tolist()
+            longer += [((*ids, token), score + log) for token, log in enumerate(logs)]
+        kept = sorted(longer, key=lambda beam: -beam[1])[:beams]
+    return [token for token in kept[0][0] if token != END_ID]
+
+
+@pytest.mark.parametrize("beams", [2, 3, 5])
+def test_beams_keep_the_past_of_their_own_beginnings(beams):
+    for seed in range(4):
+        model, source = shaken(small(seed)), texts(seed)
+        found = beam_search(model, model.read(source), START_ID, END_ID, beams, max_new_tokens=7, alpha=0.0)
+        for row, ids in enumerate(found):
+            assert ids.tolist() == beams_without_a_cache(model, source[row : row + 1], beams, 7)
+
+
+def test_nothing_is_dropped_while_a_model_in_training_translates():
+    model, source = shaken(small(2, dropout=0.5)), texts(2)
+    kept = model.read(source).source
+    quiet = beam_search(model, model.read(source), START_ID, END_ID, beams=3)
+    model.train()
+    for pair, wanted in zip(model.read(source).source, kept):
+        assert all(torch.equal(tensor, other) for tensor, other in zip(pair, wanted))
+    found = beam_search(model, model.read(source), START_ID, END_ID, beams=3)
+    assert model.training and [row.tolist() for row in found] == [row.tolist() for row in quiet]
+
+
+def test_the_first_weights_and_what_goes_into_the_blocks_have_the_paper_s_sizes():
+    model = Translator(TranslatorConfig(500, 0, 12, 64, 4, 1, 0.0))
+    assert model.token_embedding.weight.std().item() == pytest.approx(1 / 8, rel=0.05)
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2 and "embedding" not in name:
+            bound = math.sqrt(6 / sum(weight.shape))
+            assert 0.95 * bound < weight.abs().max() <= bound, name
+    ids = torch.tensor([[3, 4, 5]])
+    expected = 8 * model.token_embedding.weight[ids[0]] + sinusoidal_positions(12, 64)[2:5]
+    assert torch.allclose(model.embed(ids, past=2)[0], expected, atol=1e-6)
+
+
 def test_one_beam_is_the_greedy_choice():
     model, source = shaken(small(7)), texts(7)
     found = beam_search(model, model.read(source), START_ID, END_ID, beams=1)
@@ -224,6 +272,14 @@ def test_sources_end_and_are_padded_at_the_right(trained):
     assert (ids[1, -1], ids[0, 1]) == (end, end) and (ids[0, 2:] == model.config.pad_id).all()
 
 
+def test_pairs_end_in_both_languages_and_the_translation_begins(trained):
+    _, tokenizer = trained
+    start, end = (tokenizer.encode_single_token(token) for token in (START, END))
+    (source, target), = encode_pairs(tokenizer, [Pair("ab", "BA", "x")])
+    assert source.tolist() == [*tokenizer.encode_ordinary("ab"), end]
+    assert target.tolist() == [start, *tokenizer.encode_ordinary("BA"), end]
+
+
 def test_a_saved_translator_comes_back(trained, tmp_path):
     model, _ = trained
     save_model(model, tmp_path / "translator")
@@ -246,6 +302,16 @@ def test_a_translation_without_a_source_and_a_text_too_long_are_refused(trained)
         model.hidden_states(torch.tensor([[3]]))
     with pytest.raises(ValueError, match="context_length"):
         translate(model, tokenizer, ["abc " * 20])
+
+
+@pytest.mark.parametrize("texts, beams, message", [
+    ([], 1, r"texts is \[\]: give a list of sentences, at least one"), ((), 3, r"texts is \(\): give a list"),
+    ("abc", 1, "texts is 'abc': give a list of sentences"),
+    (["abc"], 0, "beams is 0: it must be a whole number, at least 1"), (["abc"], -2, "beams is -2: it must be"),
+    (["abc"], 1.5, "beams is 1.5: it must be a whole number")])
+def test_no_text_and_no_beams_are_refused(trained, texts, beams, message):
+    with pytest.raises(ValueError, match=message):
+        translate(*trained, texts, beams)
 
 
 def test_a_cache_has_the_places_of_the_translation_only():

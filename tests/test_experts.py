@@ -93,6 +93,11 @@ def test_the_loss_adds_the_layers_mean_and_leaves_padding_out():
     assert ExpertLoss()(net, inputs, torch.full_like(targets, -100)).item() == 0.0
 
 
+def test_where_nothing_is_trained_the_loss_is_that_of_any_model():
+    net, ids = model().eval(), some_ids(3, 9)
+    assert ExpertLoss(0.5)(net, ids[:, :-1], ids[:, 1:]) == next_token_loss(net, ids[:, :-1], ids[:, 1:])
+
+
 def test_nobody_watches_afterwards():
     net = model()
     with pytest.raises(KeyboardInterrupt), watch_routers(net) as seen:

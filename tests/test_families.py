@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llmbook.attention import KeyValueCache
+from llmbook.experts import ExpertLoss
 from llmbook.families import Family, family_named, family_of, family_of_kind, known_families, register_family
 from llmbook.formats.layouts import Layout, TensorNames
 from llmbook.generation import generate
@@ -16,7 +17,7 @@ from llmbook.gpt import GPT, TransformerBlock
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.open_weights import Chat, load_pretrained
 from llmbook.text import load_tokenizer
-from llmbook.training import load_model, save_model
+from llmbook.training import load_model, next_token_loss, save_model
 from tests.support.pretrained import some_ids
 
 
@@ -116,11 +117,17 @@ def test_the_command_generates_with_it(toy, tmp_path, capsys):
 
 def test_entries_are_found_by_every_word(toy):
     assert family_named("Toy") is family_of(toy) is family_of_kind("toy") is family_of_kind("toy", "hugging_face")
-    for kind, name in (("gpt", "GPT"), ("llama", "Llama"), ("gemma", "Gemma")):
+    for kind, name in (("gpt", "GPT"), ("llama", "Llama"), ("gemma", "Gemma"), ("hybrid", "HybridLlama"),
+                       ("experts", "ExpertsLlama")):
         assert family_of_kind(kind).name == name
     for kind, name in (("mistral", "Llama"), ("gemma3_text", "Gemma"), ("gpt2", "GPT")):
         assert family_of_kind(kind, "hugging_face").name == name
     assert family_of_kind("gemma3", "gguf").name == "Gemma"
+
+
+def test_each_family_has_the_loss_that_it_is_trained_with():
+    assert family_named("HybridLlama").loss_function is family_named("GPT").loss_function is next_token_loss
+    assert isinstance(family_named("ExpertsLlama").loss_function, ExpertLoss)
 
 
 def test_a_class_derived_from_a_known_one_is_of_its_family():
@@ -144,8 +151,9 @@ def test_unknown_words_and_classes_are_named():
 def test_every_entry_leads_to_classes_that_fit_each_other():
     for family in known_families():
         assert family.model_class.__name__ == family.name
-        if family.kind:
+        if family.layout:
             assert family.find_layout().config_from_hugging_face is not None
+        assert callable(family.loss_function)
     assert family_named("GPT").model_class is GPT
 
 

@@ -1,10 +1,13 @@
 """llmbook.sequence_mixers: every layer one by one, at once and in chunks; with a cache as without; saved and loaded."""
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llmbook.attention import MultiHeadAttention
 from llmbook.families import family_of
 from llmbook.generation import generate
 from llmbook.llama import Llama, LlamaConfig
@@ -147,6 +150,55 @@ def test_a_layer_sees_nothing_after_a_token(layer):
     assert not torch.allclose(first[:, 7:], second[:, 7:])
 
 
+def one_by_one(layer: LinearAttention | DeltaNet, x: Tensor) -> Tensor:
+    """What a layer makes of one text (tokens, d_model), from its weights and the papers' definitions, a token and a
+    head at a time."""
+    heads, past, rows = layer.n_heads, [torch.zeros(layer.qkv.out_features)] * 3, []
+    d_head = layer.out.in_features // heads
+    states = [(torch.zeros(d_head, d_head), torch.zeros(d_head))] * heads
+    for token in x:
+        past = [*past[-3:], layer.qkv.weight @ token]
+        mixed = F.silu((layer.convolution.weight[:, 0].T * torch.stack(past)).sum(0)).view(3, heads, -1)
+        found = []
+        for head, (q, k, v) in enumerate(zip(*mixed)):
+            state, weights = states[head]
+            if isinstance(layer, LinearAttention):
+                q, k = F.elu(q) + 1, F.elu(k) + 1
+                state, weights = state + torch.outer(k, v), weights + k
+                read = (q @ state) / (q @ weights)
+            else:
+                q, k = q / q.norm(), k / k.norm()
+                if layer.decay is not None:
+                    rate = layer.log_rate[head].exp() * F.softplus(layer.decay.weight[head] @ token)
+                    state = state * (-rate).exp()
+                state = state + (layer.write.weight[head] @ token).sigmoid() * torch.outer(k, v - k @ state)
+                read = q @ state
+            states[head] = state, weights
+            found.append(layer.out_norm.weight * read / (read.square().mean() + 1e-5).sqrt())
+        rows.append(layer.out.weight @ torch.cat(found))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("layer", [LinearAttention(16, 2, 8, 4), DeltaNet(16, 2, 8, 4),
+                                   DeltaNet(16, 2, 8, 4, gated=True)])
+@torch.no_grad()
+def test_a_layer_is_what_its_definition_says(layer):
+    torch.manual_seed(0)
+    for weight in layer.parameters():
+        weight += 0.3 * torch.randn_like(weight)
+    x = torch.randn(2, 11, 16)
+    for row, found in zip(x, layer(x), strict=True):
+        torch.testing.assert_close(found, one_by_one(layer, row), rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_weights_of_a_mixer_are_those_of_attention():
+    torch.manual_seed(0)
+    model = HybridLlama(HybridConfig(**{**SIZES, "d_model": 128, "n_layers": 8, "mixers": ("gated delta", "linear")}))
+    for block in model.blocks[:2]:
+        assert block.attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert block.attention.out.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
+
+
 def test_linear_attention_is_a_mean_of_values():
     """Weights above 0 that add up to 1: features that are the same in all values stay."""
     layer = LinearAttention(8, 1, 4)
@@ -222,8 +274,10 @@ def test_a_chat_goes_on_with_its_state():
     before = len(read)
     chat.say("Go on")
     assert read[before] < 10  # not the whole conversation
-    chat.say("word " * 2500)  # needs a larger cache than the first one
+    before = len(read)
+    chat.say("word " * 2500)  # needs a larger cache than the first one, which goes on from the old one's state
     assert len(chat.messages) == 6
+    assert 2500 < read[before] < len(chat.read_so_far.ids) - 20
 
 
 def test_saving_and_loading(tmp_path):
@@ -261,8 +315,11 @@ def test_states_stay_in_float32_where_the_rest_does_not():
         wanted = model(some_ids(1, 20))
     assert found.dtype == torch.bfloat16 and all(layer.states[1].dtype == torch.float32 for layer in cache.layers)
     assert F.cosine_similarity(found.float().flatten(), wanted.flatten(), dim=0) > 0.98
-    with torch.autocast("cpu", torch.bfloat16):
+    torch.set_warn_always(True)
+    with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
+        warnings.simplefilter("error")  # norms of one number format with weights of another are slow, and said to be
         loss = next_token_loss(model, some_ids(2, 9), some_ids(2, 9))
+    torch.set_warn_always(False)
     loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
@@ -277,6 +334,13 @@ def test_states_stay_in_float32_where_the_rest_does_not():
 def test_settings_that_cannot_work_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         HybridConfig(**{**SIZES, **changes})
+
+
+def test_each_block_has_the_mixer_that_is_named():
+    blocks = shaken(*MIXERS, n_layers=5).blocks
+    assert [type(block.attention) for block in blocks] == [MultiHeadAttention] * 2 + [LinearAttention] + [DeltaNet] * 2
+    assert [block.attention.window for block in blocks[:2]] == [None, 5]
+    assert blocks[3].attention.decay is None and blocks[4].attention.decay is not None
 
 
 def test_mixers_are_repeated():

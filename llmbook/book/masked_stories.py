@@ -9,6 +9,8 @@ from llmbook.encoder import Encoder, mask_tokens
 from llmbook.protocols import Tokenizer
 from llmbook.storyworld import stories
 
+from .storytelling import Share
+
 __all__ = ["masked_story_batches", "named_shares"]
 
 MOST_TOKENS = 128
@@ -26,12 +28,10 @@ def masked_story_batches(tokenizer: Tokenizer, seed: int, count: int, split: str
 
 
 @torch.no_grad()
-def named_shares(model: Encoder, inputs: Tensor, targets: Tensor) -> dict[str, tuple[float, float, int]]:
-    """How many of the hidden tokens a model names, beside always naming the most frequent one: the share, half of its
-    95 % interval, and the number of hidden tokens."""
+def named_shares(model: Encoder, inputs: Tensor, targets: Tensor) -> dict[str, Share]:
+    """How many of the hidden tokens a model names, beside always naming the most frequent one."""
     asked = targets != -100
     truth = targets[asked]
     rights = {"encoder": model.lm_head(model(inputs)[asked]).argmax(dim=1) == truth,
               "most frequent token": truth == truth.mode().values}
-    return {name: (right.float().mean().item(), 1.96 * (right.float().var() / len(right)).sqrt().item(), len(right))
-            for name, right in rights.items()}
+    return {name: Share(int(right.sum()), len(right)) for name, right in rights.items()}

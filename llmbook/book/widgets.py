@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from ..threads import dismiss_threads
+
 __all__ = ["streamed_response", "text_box"]
 
 _OFTEN = 0.05  # seconds between two pictures of an answer that grows
@@ -78,6 +80,7 @@ class _Talk:
             self.stopped.clear()
             self.thread = threading.Thread(target=self._turn, args=(text,), daemon=True)
         self.send.description = "Stop"
+        dismiss_threads()  # of the kernel's own thread, which only waits now
         self.thread.start()
 
     def wait(self) -> None:

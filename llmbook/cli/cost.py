@@ -13,7 +13,23 @@ from ..families import Family
 from .settings import Settings
 from .terminal import say
 
-__all__ = ["activation_bytes", "dry_run"]
+__all__ = ["activation_bytes", "computing_parameters", "dry_run"]
+
+
+def _shares(model: Any) -> dict[Any, float]:
+    """Of each part of an expert, for which share of the tokens it computes; all other parts do for all."""
+    from ..experts import MixtureOfExperts
+
+    return {part: layer.per_token / len(layer.experts) for layer in model.modules()
+            if isinstance(layer, MixtureOfExperts) for expert in layer.experts for part in expert.modules()}
+
+
+def computing_parameters(model: Any) -> int:
+    """How many parameters compute for a token: all but those of experts that are not chosen."""
+    shares = _shares(model)
+    idle = sum((1 - share) * weight.numel() for part, share in shares.items()
+               for weight in part.parameters(recurse=False))
+    return sum(weight.numel() for weight in model.parameters()) - round(idle)
 
 
 def activation_bytes(model: Any, tokens: int, vocab_size: int, half: bool, device: str = "cpu") -> int:
@@ -24,7 +40,9 @@ def activation_bytes(model: Any, tokens: int, vocab_size: int, half: bool, devic
 
     from ..head_loss import most_logits
 
-    kept = sum(layer.in_features + layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear))
+    shares = _shares(model)
+    kept = round(sum(shares.get(layer, 1) * (layer.in_features + layer.out_features) for layer in model.modules()
+                     if isinstance(layer, nn.Linear)))
     return tokens * kept * (2 if half else 4) + 3 * 4 * most_logits(model, tokens, vocab_size, device)
 
 
@@ -92,23 +110,25 @@ def dry_run(settings: Settings, config: Any, batch_size: int) -> int:
     with without_weights():
         model = family.build(model_config)
     row, count = data.row_tokens(tokenizer, context), sum(p.numel() for p in model.parameters())
+    computing = computing_parameters(model)
     step_tokens = batch_size * row * config.accumulation_steps
     rows = f"documents of about {row} tokens" if data.documents else f"windows of {context}"
     half = config.precision == "bfloat16" or config.precision == "auto" and has_native_bfloat16(device)
     kept = activation_bytes(model, batch_size * context, model_config.vocab_size, half, device.type)
-    needed, there, flops = 16 * count + kept, _device_memory(device), 6 * count * step_tokens
+    needed, there, flops = 16 * count + kept, _device_memory(device), 6 * computing * step_tokens
     fits = there is None or needed < 0.9 * there
     seconds, how = _step_seconds(family, model_config, config, batch_size, flops, fits)
     room = "" if there is None else f"of {there / 1e6:,.0f} here" + (
         "" if fits else ": TOO LITTLE. Lower batch_size and raise accumulation_steps, or take a smaller model")
     for what, number, remark in (
-            ("parameters", f"{count:,}", ""),
+            ("parameters", f"{count:,}", f"{computing:,} compute for a token" if computing < count else ""),
             ("memory, MB", f"{needed / 1e6:,.0f}", room),
             ("  weights", f"{4 * count / 1e6:,.0f}", "4 bytes a parameter"),
             ("  gradients", f"{4 * count / 1e6:,.0f}", "4 bytes a parameter"),
             ("  AdamW", f"{8 * count / 1e6:,.0f}", "8 bytes a parameter"),
             ("  activations", f"{kept / 1e6:,.0f}", "an estimate"),
-            ("FLOPs a step", f"{flops:.2e}", "6 x parameters x tokens, as in chapter 1"),
+            ("FLOPs a step", f"{flops:.2e}", "6 x parameters x tokens, as in chapter 1" if computing == count else
+             "6 x parameters that compute x tokens"),
             ("FLOPs in total", f"{flops * config.max_steps:.2e}", f"{config.max_steps:,} steps"),
             ("vocabulary", f"{tokenizer.n_vocab:,}", data.tokenizer_origin(tokens)),
             ("tokens a step", f"{step_tokens:,}", f"{config.accumulation_steps} x {batch_size} {rows}"),

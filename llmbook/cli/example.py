@@ -8,7 +8,8 @@ EXAMPLE = '''\
 out = "runs/example"                # everything is written here: tokens, checkpoints, log, model
 
 [model]
-kind = "gpt"                        # or "llama"; with each, any field of GPTConfig or LlamaConfig
+kind = "gpt"                        # or "llama", "gemma", or chapter 11's "hybrid", "experts"; with each, any field of
+                                    # GPTConfig, LlamaConfig, GemmaConfig, HybridConfig or ExpertsConfig
 # preset = "gpt2"                   # or "gpt2-medium", "gpt2-large", "gpt2-xl": OpenAI's sizes
 context_length = 128                # the most tokens that the model looks at
 d_model = 128                       # features of a token; must be divisible by n_heads

@@ -150,6 +150,8 @@ def _serve(command: Callable[..., Parser]) -> None:
                      "such as https://example.org; may be repeated")
     one.add_argument("--allow-host", action="append", metavar="NAME", help="a further name under which "
                      "the server is called; may be repeated")
+    one.add_argument("--tools", action="append", metavar="NAME", help="a tool that the model was taught to call, as in "
+                     "chapter 9: calculator; clients carry the calls out (none)")
     one.set_defaults(compile=False)
     _weight_flags(one)
 

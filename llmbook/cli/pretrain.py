@@ -47,7 +47,6 @@ def training_config(settings: Any) -> Any:
 def _train(settings: Any, config: Any) -> int:
     import torch
 
-    from ..training import next_token_loss
     from .data import Data
     from .logs import Reports
     from .runs import Run
@@ -67,6 +66,6 @@ def _train(settings: Any, config: Any) -> int:
                                         settings.get("training", "batch_size"), seed, config.eval_batches or 20)
         torch.manual_seed(seed)
         model = settings.family.build(model_config)
-        history = train_with_team(settings, model, loader, next_token_loss, config, held_out, checkpoints=checkpoints,
-                                  on_step=reports)
+        history = train_with_team(settings, model, loader, settings.family.loss_function, config, held_out,
+                                  checkpoints=checkpoints, on_step=reports)
         return run.end(history, model, tokenizer)

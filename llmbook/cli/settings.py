@@ -312,6 +312,7 @@ def _is_type_problem(problem: Mapping[str, Any]) -> bool:
 
 _WANTED = {"int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
            "string_type": "text in quotation marks", "bool_type": "true or false", "list_type": "a list",
+           "sequence_str": "a list", "is_instance_of": "a list",  # of Sequence
            "tuple_type": "a list", "dict_type": "a table", "mapping_type": "a table", "model_type": "a table",
            "model_attributes_type": "a table", "finite_number": "a finite number",
            "string_too_short": "text that is not empty"}

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..caching import KeyValueCache
 from ..protocols import Cache
+from ..state_cache import LayerCaches
 from .chat_templates import Template, encode_chat
 from .pretrained_tokenizer import PretrainedTokenizer, adapt
 
@@ -137,14 +138,17 @@ class ReadSoFar:
         self.ids.append(token)
 
     def _larger(self, needed: int, same: int) -> Cache:
-        """A cache with room to spare, and in it the first `same` tokens of the old one, if that holds keys and values.
+        """A cache with room to spare, and in it the first `same` tokens of the old one, or as many as its states allow.
 
         Its room doubles, so that each token is copied once on average, and a compiled model meets few sizes.
         """
         room = _FEWEST
         while room < needed:
             room *= 2
-        new, old = self.model.new_cache(1, min(room, self.model.config.context_length)), self.cache
+        room, old = min(room, self.model.config.context_length), self.cache
+        if isinstance(old, LayerCaches):
+            return old.beginning(same, room)
+        new = self.model.new_cache(1, room)
         if isinstance(old, KeyValueCache) and same:
             for layer in range(len(old.keys)):
                 new.append(layer, old.keys[layer, :, :, :same], old.values[layer, :, :, :same])

@@ -11,6 +11,8 @@ from .quick_blocks import QuickLlamaBlock
 
 __all__ = ["Int4Linear", "Int8Linear", "four_bit_codes", "quantize"]
 
+_FEW = 64  # rows; making an output layer of 28M weights large costs as much as the products of 128 rows
+
 
 class Int8Linear(nn.Module):
     """A linear layer for inference whose weights are int8 numbers, with one scale for each row.
@@ -31,7 +33,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
-        if len(rows) <= 4 and x.device.type == "cpu":  # few rows: reading the weights takes longest
+        if len(rows) <= _FEW and x.device.type == "cpu":  # reading the weights takes longest
             return self.product(rows.bfloat16()).to(x.dtype).view(*x.shape[:-1], -1)
         # many rows: computing does, and the weights are made large for the moment
         result = F.linear(x, (self.weight * self.scale[:, None]).to(x.dtype))

@@ -9,7 +9,7 @@ from typing import Any
 from ..formats.decoding import TextStream
 from ..formats.pretrained_tokenizer import adapt
 
-__all__ = ["AnswerText", "Ended", "Piece", "Score", "token_text"]
+__all__ = ["AnswerText", "Ended", "Kept", "Piece", "Score", "token_text"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Ended:
     error: Exception | None = None
 
 
+class Kept(str):
+    """A string that ends an answer and is a part of it, such as the mark that closes a call of a tool."""
+
+
 @dataclass
 class AnswerText:
     """Tokens in, pieces of text out. What may be the beginning of a stop string is held back until it is certain.
@@ -58,7 +62,7 @@ class AnswerText:
     Args:
         tokenizer: the model's.
         continues: whether the answer goes on from a text, see `llmbook.formats.decoding.TextStream`.
-        stops: strings that end the answer, and are no part of it.
+        stops: strings that end the answer, and are no part of it unless they are `Kept`.
 
     Attributes:
         stopped: whether one of them came.
@@ -92,10 +96,11 @@ class AnswerText:
 
     def _certain(self) -> int:
         """How many characters of those held can be told."""
-        found = [place for stop in self.stops if (place := self._held.find(stop)) >= 0]
+        found = [(place, len(stop) if isinstance(stop, Kept) else 0) for stop in self.stops
+                 if (place := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
-            return min(found)
+            return sum(min(found))
         longest = max(map(len, self.stops), default=1) - 1
         for size in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-size:]) for stop in self.stops):

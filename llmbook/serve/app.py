@@ -6,6 +6,7 @@ No path and no name from a request is ever opened: the page is one file that is 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,10 @@ from starlette.routing import Route
 
 from ..formats.chat_templates import Template, chat_template, encode_chat
 from ..formats.conversations import answer_ends
+from ..formats.pretrained_tokenizer import adapt
 from ..formats.tokenizers import encode_prompt, end_tokens
 from ..generation import Sampling
-from .answers import Ended, Piece
+from .answers import Ended, Kept, Piece
 from .bodies import ApiError, ChatBody, CompletionBody, read_body
 from .engine import Busy, Closed, Engine, Job, Request
 from .gate import Gate
@@ -139,21 +141,30 @@ class _Service:
             messages = [{**message.model_dump(exclude_unset=True), "content": message.content,
                          "role": "system" if message.role == "developer" else message.role}
                         for message in body.messages]
-            messages = self._with_tools(body, messages)
+            tools = (body.tools or []) if body.tool_choice != "none" else []
+            messages, ends = self._with_tools(messages, tools, body.tool_choice)
+            begun = messages.pop()["content"] if messages[-1]["role"] == "assistant" else ""
             ids = await asyncio.to_thread(encode_chat, self.tokenizer, messages, template=self.template)
         except ValueError as error:
-            raise ApiError(400, str(error), "messages") from None
-        shape = ChatFormat(self.settings.name, self.tokenizer, body.counts, self.settings.tools, body.tools or ())
-        return await self._answer(http, body, self._request(body, ids, self.chat_ends, False), shape)
+            part = re.match("tools|tool_choice", str(error))
+            raise ApiError(400, str(error), part[0] if part else "messages") from None
+        ids += adapt(self.tokenizer).encode_ordinary(begun)
+        shape = ChatFormat(self.settings.name, self.tokenizer, body.counts, self.settings.tools, tools,
+                           body.tool_choice)
+        return await self._answer(http, body, self._request(body, ids, self.chat_ends, bool(begun), ends), shape)
 
-    def _with_tools(self, body: ChatBody, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        used = body.tools and body.tool_choice != "none"
-        if self.settings.tools is not None and (used or any(message.role == "tool" for message in body.messages)):
-            return self.settings.tools.show(messages, body.tools or (), body.tool_choice)
-        if used or any(message.role == "tool" for message in body.messages):
+    def _with_tools(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]],
+                    choice: Any) -> tuple[list[dict[str, Any]], list[Kept]]:
+        """The messages as the model reads them, and what ends an answer beside the request's own stops."""
+        used = tools or choice not in (None, "auto", "none")
+        results = any(message["role"] == "tool" for message in messages)
+        hook = self.settings.tools
+        if hook is None and (used or results):
             raise ApiError(400, f"{self.settings.name} is served without tools: leave tools and messages of the role "
                            "tool out", "tools", "unsupported_parameter")
-        return [{"role": message["role"], "content": message["content"]} for message in messages]
+        if hook is None or not (used or results or any(message.get("tool_calls") for message in messages)):
+            return [{"role": message["role"], "content": message["content"]} for message in messages], []
+        return hook.show(messages, tools, choice), [Kept(mark) for mark in hook.ends(tools)]
 
     async def complete(self, http: HttpRequest) -> Response:
         body: CompletionBody = read_body(CompletionBody, await self._content(http))
@@ -176,8 +187,8 @@ class _Service:
             raise ApiError(404, f"the model {name!r} is not served here: ask for {self.settings.name!r}", "model",
                            "model_not_found")
 
-    def _request(self, body: ChatBody | CompletionBody, ids: list[int], ends: frozenset[int],
-                 continues: bool) -> Request:
+    def _request(self, body: ChatBody | CompletionBody, ids: list[int], ends: frozenset[int], continues: bool,
+                 stops: Sequence[str] = ()) -> Request:
         settings = self.settings
         top_p = settings.top_p if body.temperature is None and body.top_p is None else body.top_p
         temperature = settings.temperature if body.temperature is None else body.temperature
@@ -187,8 +198,8 @@ class _Service:
             raise ApiError(400, str(error), "temperature", "invalid_value") from None
         most = min(body.most_tokens or settings.max_tokens, settings.max_tokens)
         seed = None if body.seed is None else body.seed % 2**63
-        return Request(ids, most, sampling, seed, ends, tuple(body.stop), continues, body.top_scores,
-                       settings.seconds)
+        return Request(ids, most, sampling, seed, ends, (*body.stop, *stops), continues,
+                       body.top_scores, settings.seconds)
 
     async def _content(self, http: HttpRequest) -> bytes:
         """A request's body, if it is JSON, not too large and there in time."""

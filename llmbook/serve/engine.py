@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..caching import KeyValueCache
 from ..diagnosis import explain_bad_logits
 from ..generation import Sampling
+from ..protocols import Cache
+from ..threads import dismiss_threads
 from .answers import AnswerText, Ended, Piece, Score
 from .prefixes import Prefixes
 from .rows import Rows, read_on
@@ -91,7 +92,8 @@ class Job:
     begun: float = field(default_factory=time.monotonic)
     new: list[int] = field(default_factory=list)
     reused: int = 0
-    cache: KeyValueCache | None = None  # while the prompt is read
+    cache: Cache | None = None  # while the prompt is read
+    parting: int | None = None  # where to end a part, so that a state of that place is kept
     over: bool = False
 
     def cancel(self) -> None:
@@ -150,6 +152,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="llmbook-engine", daemon=True)
 
     def __enter__(self) -> Engine:
+        dismiss_threads()  # of the thread that loaded the model: those of the engine's own are as many as the cores
         self._thread.start()
         return self
 
@@ -289,11 +292,15 @@ class Engine:
             if job.cache is None:
                 job.cache = self.prefixes.begin(self.model, ids, len(ids))
                 job.reused = job.cache.length
-            part = torch.tensor([ids[job.cache.length : job.cache.length + PART]], device=self.device)
+                job.parting = self.prefixes.parting(ids, job.reused)
+            start, end = job.cache.length, job.cache.length + PART
+            if job.parting is not None and start < job.parting:
+                end = min(end, job.parting)
+            part = torch.tensor([ids[start:end]], device=self.device)
             logits = read_on(self.model, part, job.cache, self.rows.modules)
             if job.cache.length < len(ids):
                 return
-            self.prefixes.keep(ids, job.cache.keys, job.cache.values)
+            self.prefixes.keep(ids, job.cache)
             self._reading = None
             self._choose([job], logits)
             if not job.over:
@@ -338,7 +345,7 @@ class Engine:
         if job in self._active:
             row = self._active.index(job)
             if self.prefixes.most_bytes and reason in ("stop", "length"):
-                self.prefixes.keep(job.ids, *self.rows.copy_of(row))
+                self.prefixes.keep(job.ids, self.rows.copy_of(row))
             self.rows.leave(row)
             self._active[row] = self._active[-1]
             self._active.pop()

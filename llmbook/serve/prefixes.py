@@ -1,20 +1,26 @@
-"""What a model has read lately, so that a text that begins alike is not read again: a system prompt, earlier turns."""
+"""What a model has read lately, so that a text that begins alike is not read again: a system prompt, earlier turns.
+
+Keys and values of a text hold those of each of its beginnings. A state does not: a text can be continued only from the
+very places at which its state was kept. Which those are, a cache says by `reachable`.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..caching import KeyValueCache
 from ..formats.conversations import common_prefix
+from ..protocols import Cache
 
 __all__ = ["Prefixes"]
 
+_WORTH = 16  # tokens: to read fewer again is cheaper than a pass of their own
+
 
 class Prefixes:
-    """Keys and values of texts that were read, the latest used last.
+    """Caches of texts that were read, the latest used last.
 
     Args:
         most_bytes: kept in all; the texts that were not used for longest go first. 0 keeps nothing.
@@ -24,38 +30,48 @@ class Prefixes:
 
     def __init__(self, most_bytes: int):
         self.most_bytes = most_bytes
-        self._texts: OrderedDict[tuple[int, ...], tuple[Tensor, Tensor]] = OrderedDict()
+        self._texts: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
 
     @property
     def size(self) -> int:
         """Bytes that are kept now."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self._texts.values())
+        return sum(cache.held_bytes for cache in self._texts.values())
 
-    def keep(self, ids: Sequence[int], keys: Tensor, values: Tensor) -> None:
-        """Note what was read of `ids`: keys and values, each (n_layers, 1, n_heads, tokens, d_head). A text that
-        begins this one goes: the longer one holds it."""
-        ids = tuple(ids[: keys.shape[3]])
-        too_large = keys.nbytes + values.nbytes > self.most_bytes
-        if not ids or too_large or any(text[: len(ids)] == ids for text in self._texts):
+    def keep(self, ids: Sequence[int], cache: Cache) -> None:
+        """Note what was read of `ids`: a cache of one row, such as `Rows.copy_of` gives, that nobody changes any more.
+        A text that begins this one goes, if the longer one can go back to its end."""
+        ids = tuple(ids[: cache.length])
+        too_large = cache.held_bytes > self.most_bytes
+        if not ids or too_large or any(text[: len(ids)] == ids and kept.reachable(len(ids)) == len(ids)
+                                       for text, kept in self._texts.items()):
             return
         for text in [text for text in self._texts if ids[: len(text)] == text]:
-            del self._texts[text]
-        self._texts[ids] = keys, values
+            if cache.reachable(len(text)) == len(text):
+                del self._texts[text]
+        self._texts[ids] = cache
         while self.size > self.most_bytes:
             self._texts.popitem(last=False)
 
-    def begin(self, model: nn.Module, ids: Sequence[int], room: int) -> KeyValueCache:
+    def begin(self, model: nn.Module, ids: Sequence[int], room: int) -> Cache:
         """A cache of one row with `room` places, and in it what is known of `ids`. At least the last id is left to be
         read, since its features choose the next."""
-        cache = model.new_cache(1, room)
-        best = max(self._texts, key=lambda text: common_prefix(text, ids), default=())
-        if same := min(common_prefix(best, ids), len(ids) - 1):
-            self._texts.move_to_end(best)
-            keys, values = self._texts[best]
-            for layer in range(len(keys)):
-                cache.append(layer, keys[layer, :, :, :same], values[layer, :, :, :same])
-        return cache
+        known = {text: cache.reachable(self._same(text, ids)) for text, cache in self._texts.items()}
+        best = max(known, key=known.get, default=())
+        if not known.get(best):
+            return model.new_cache(1, room)
+        self._texts.move_to_end(best)
+        return self._texts[best].beginning(known[best], room)
+
+    def parting(self, ids: Sequence[int], read: int) -> int | None:
+        """Where `ids` part from the text that is most like them, if a cache of theirs that holds `read` tokens should
+        have a state of that place, because others may begin alike too. None if that is not worth a pass."""
+        place = max((self._same(text, ids) for text in self._texts), default=0)
+        return place if place - read >= _WORTH else None
 
     def clear(self) -> None:
         """Forget everything: after the weights changed."""
         self._texts.clear()
+
+    @staticmethod
+    def _same(text: Sequence[int], ids: Sequence[int]) -> int:
+        return min(common_prefix(text, ids), len(ids) - 1)

@@ -27,10 +27,20 @@ class ToolHook(Protocol):
              choice: Any) -> list[dict[str, Any]]:
         """The messages for the chat template, with what the model must know of the tools. What earlier calls and
         results there are (`tool_calls` of an assistant's message, messages of the role "tool") stands in `messages`
-        as the client sent it. choice: `tool_choice`. Raises ValueError, in one line, for what cannot be."""
+        as the client sent it. If the last message is the assistant's, the answer goes on from it.
 
-    def find(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
-        """What is said beside the calls in an answer, and the calls, each {"name": ..., "arguments": an object}."""
+        tools: those of the request, none if it wants no call. choice: `tool_choice`. Raises ValueError, in one line
+        that begins with the part of the body, for what cannot be."""
+
+    def begins(self, tools: Sequence[Mapping[str, Any]], choice: Any) -> Sequence[str]:
+        """Strings with which a call may begin: a stream holds back what follows. ("",) holds back everything."""
+
+    def ends(self, tools: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+        """Strings after which an answer ends, because its call is complete; they stay in the text."""
+
+    def find(self, text: str, tools: Sequence[Mapping[str, Any]],
+             choice: Any) -> tuple[str, list[dict[str, Any]]]:
+        """What an answer says before its calls, and the calls, each {"name": ..., "arguments": an object}."""
 
 
 def event(content: Any) -> bytes:
@@ -98,46 +108,58 @@ class Format:
 
 
 class ChatFormat(Format):
-    """Chat completions. With tools, a stream is sent at its end: calls are known only then."""
+    """Chat completions. With tools, a stream holds back what may be a call until it is known.
+
+    Args: hook, tools, choice: of a request that may be answered by calls; None and nothing for others.
+    """
 
     prefix, whole_kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(self, name: str, tokenizer: Any, counts: bool = False, hook: ToolHook | None = None,
-                 tools: Sequence[Mapping[str, Any]] = ()):
+                 tools: Sequence[Mapping[str, Any]] = (), choice: Any = None):
         super().__init__(name, tokenizer, counts)
-        self.hook, self.tools, self._kept = hook if tools else None, tools, []
+        self.hook, self.tools, self.choice = hook if tools else None, tools, choice
+        self._held: list[Piece] = []
+        self._told = ""
 
     def head(self) -> bytes:
         return self._delta({"role": "assistant", "content": ""})
 
     def piece(self, piece: Piece) -> bytes:
-        if self.hook is not None:
-            self._kept.append(piece)
+        self._held.append(piece)
+        text = "".join(held.text for held in self._held)
+        if self._may_call(text):
             return b""
-        return self._delta({"content": piece.text}, self._scores([piece]))
+        told, self._held, self._told = self._held, [], self._told + text
+        return self._delta({"content": text}, self._scores(told))
+
+    def _may_call(self, text: str) -> bool:
+        """Whether a text holds the beginning of a call, or ends with a part of one."""
+        begins = () if self.hook is None else self.hook.begins(self.tools, self.choice)
+        return any(mark in text or any(text.endswith(mark[:size]) for size in range(1, len(mark))) for mark in begins)
 
     def last(self, ended: Ended) -> bytes:
-        message, reason = self._message(self._kept, ended)
+        held = "".join(piece.text for piece in self._held)
+        message, reason = self._message(self._told + held, ended)
         calls = [{"index": place, **call} for place, call in enumerate(message.get("tool_calls", []))]
-        delta = {"content": message["content"]} if message["content"] else {}
-        told = self._delta({**delta, **({"tool_calls": calls} if calls else {})}) if delta or calls else b""
+        delta: dict[str, Any] = {"tool_calls": calls} if calls else {}
+        if rest := (message["content"] or "").removeprefix(self._told):
+            delta["content"] = rest
+        told = self._delta(delta, self._scores(self._held)) if delta else b""
         return told + self._delta({}, reason=reason) + self._counted(ended)
 
     def whole(self, pieces: Sequence[Piece], ended: Ended) -> dict[str, Any]:
-        message, reason = self._message(pieces, ended)
+        message, reason = self._message("".join(piece.text for piece in pieces), ended)
         return self._whole({"message": {**message, "refusal": None}, "logprobs": self._scores(pieces),
                             "finish_reason": reason}, ended)
 
-    def _message(self, pieces: Sequence[Piece], ended: Ended) -> tuple[dict[str, Any], str]:
-        text: str | None = "".join(piece.text for piece in pieces)
-        if self.hook is None:
-            return {"role": "assistant", "content": text}, ended.reason
-        text, found = self.hook.find(text, self.tools)
+    def _message(self, text: str, ended: Ended) -> tuple[dict[str, Any], str]:
+        said, found = (text, []) if self.hook is None else self.hook.find(text, self.tools, self.choice)
         if not found:
-            return {"role": "assistant", "content": text}, ended.reason
+            return {"role": "assistant", "content": said}, ended.reason
         calls = [{"id": f"call_{secrets.token_hex(8)}", "type": "function",
                   "function": {"name": call["name"], "arguments": json.dumps(call["arguments"])}} for call in found]
-        return {"role": "assistant", "content": text or None, "tool_calls": calls}, "tool_calls"
+        return {"role": "assistant", "content": said or None, "tool_calls": calls}, "tool_calls"
 
     def _delta(self, delta: dict[str, Any], scores: Any = None, reason: str | None = None) -> bytes:
         return self._chunk([{"index": 0, "delta": delta, "logprobs": scores, "finish_reason": reason}])

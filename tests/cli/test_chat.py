@@ -16,7 +16,10 @@ import pytest
 import torch
 
 from llmbook.cli.chat import Conversation
+from llmbook.families import family_of_kind
+from llmbook.formats.conversations import ReadSoFar
 from llmbook.text import load_tokenizer, train_bpe
+from llmbook.training import save_model
 from tests.cli.helpers import STORY, pretrain
 from tests.support.repository import ROOT
 
@@ -80,6 +83,36 @@ def test_an_answer_that_the_real_conversation_cuts_is_marked(chat_model, call, m
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
     code, out, err = call("chat", "--model", chat_model, "--max-new-tokens", 3, "--temperature", 0)
     assert code == 0 and err == "[cut after 3 tokens: --max-new-tokens 6 allows longer answers]\n"
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "experts"])
+def test_models_of_states_chat_and_read_no_turn_twice(chat_model, call, monkeypatch, kind):
+    """And answer as if they had read all of it at once."""
+    torch.manual_seed(0)
+    family = family_of_kind(kind)
+    model = family.build(family.config_class(vocab_size=310, context_length=256, d_model=16, n_heads=2, n_kv_heads=2,
+                                             n_layers=2, d_hidden=24, mixers=("gated delta", "attention")))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+    (chat_model / "config.json").unlink()
+    save_model(model, chat_model)
+    read, hidden_states = [], family.model_class.hidden_states
+    monkeypatch.setattr(family.model_class, "hidden_states", lambda self, ids, cache=None: read.append(
+        ids.shape[1]) or hidden_states(self, ids, cache))
+
+    def answers() -> str:
+        read.clear()
+        monkeypatch.setattr("sys.stdin", io.StringIO("hello there captain\nand the sea\n"))
+        code, out, err = call("chat", "--model", chat_model, "--max-new-tokens", 9, "--temperature", 0)
+        assert code == 0, err
+        return out
+
+    out, (first, second) = answers(), [size for size in read if size > 1]
+    assert second < first  # the question alone, not what was said before it
+    recall = ReadSoFar.recall
+    monkeypatch.setattr(ReadSoFar, "recall", lambda self, *given: setattr(self, "cache", None) or recall(self, *given))
+    assert answers() == out and [size for size in read if size > 1][1] > first  # all of it again
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_conversation(monkeypatch, capsys):
@@ -232,6 +265,8 @@ ECHO = """
 import sys, time
 from types import SimpleNamespace
 from llmbook.cli.chat import Conversation
+from llmbook.families import family_of_kind
+from llmbook.formats.conversations import ReadSoFar
 class Echo:
     tokenizer, max_new_tokens, messages = SimpleNamespace(encode=lambda text, **_: text.split()), 9999, []
     cut, notice = False, ""

@@ -7,7 +7,8 @@ import torch
 from torch.nn import Linear
 
 from llmbook.cli import cost
-from llmbook.gpt import GPT, GPTConfig
+from llmbook.experts import ExpertsConfig, ExpertsLlama
+from llmbook.gpt import GPT, GPTConfig, count_parameters
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.text import load_tokenizer
 from tests.cli.helpers import STORY, TINY, pretrain, tree
@@ -52,6 +53,27 @@ def test_the_estimate_of_activations_is_near_what_autograd_keeps(model):
         torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten())
     estimate = cost.activation_bytes(model, ids.numel(), 500, half=False)
     assert 0.8 < estimate / sum(size for size, _ in kept.values()) < 1.6
+
+
+def test_experts_that_are_not_chosen_compute_nothing():
+    sizes = dict(vocab_size=300, context_length=32, d_model=16, n_heads=2, n_kv_heads=2, n_layers=3, d_expert=24,
+                 d_shared=8)
+    many, two = (ExpertsLlama(ExpertsConfig(**sizes, n_experts=number, experts_per_token=2)) for number in (6, 2))
+    routers = 3 * 4 * 16  # four experts more to choose from
+    assert cost.computing_parameters(many) == cost.computing_parameters(two) + routers
+    assert cost.computing_parameters(two) == sum(weight.numel() for weight in two.parameters())
+    kept = [cost.activation_bytes(model, 10, 300, half=False) for model in (many, two)]
+    assert kept[0] - kept[1] == 10 * 3 * 4 * 4  # the routers' further scores
+
+
+def test_a_dry_run_counts_what_computes(place, call):
+    (place / "run.toml").write_text(TINY.replace("dropout = 0.1", 'kind = "experts"\nn_kv_heads = 2\nd_expert = 12'))
+    code, out, err = pretrain(call, "--dry-run")
+    assert code == 0, err
+    model = ExpertsLlama(ExpertsConfig(300, 32, 16, 2, 2, 1, d_expert=12))
+    computing = cost.computing_parameters(model)
+    assert f"{computing:,} compute for a token" in out and computing < 0.8 * count_parameters(model)
+    assert f"{6 * computing * 128:.2e}" in out
 
 
 def test_of_a_large_vocabulary_only_a_part_of_the_logits_is_counted():

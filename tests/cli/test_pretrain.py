@@ -7,11 +7,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from llmbook.cli.logs import CsvLog
+from llmbook.experts import ExpertLoss, ExpertsLlama
+from llmbook.generation import Sampling, generate
 from llmbook.gpt import GPT
-from llmbook.training import load_model
-from tests.cli.helpers import pretrain, rows, start, weights
+from llmbook.sequence_mixers import HybridLlama
+from llmbook.serve.engine import Engine, Request
+from llmbook.text import load_tokenizer
+from llmbook.training import load_model, next_token_loss
+from tests.cli.helpers import TINY, pretrain, rows, start, weights
 from tests.support.repository import ROOT
 
 
@@ -29,6 +35,64 @@ def test_the_example_trains_saves_and_generates(tmp_path, monkeypatch, call):
     assert len(rows("runs/example/log.csv")) == 3
     code, out, _ = call("generate", "--model", "runs/example", "The clock", "--max-new-tokens", 5, "--seed", 1)
     assert code == 0 and out.startswith("The clock") and len(out) > len("The clock\n")
+
+
+MIXED = ("model.kind=hybrid", "model.mixers=['gated delta', 'linear', 'window', 'attention']", "model.window=5",
+         "model.n_layers=4", "model.n_kv_heads=1", "model.d_hidden=24")
+EXPERTS = ("model.kind=experts", "model.mixers=['delta', 'attention']", "model.n_layers=2", "model.n_kv_heads=2",
+           "model.n_experts=4", "model.d_expert=12")
+WITHOUT_DROPOUT = TINY.replace("dropout = 0.1\n", "")
+
+
+@pytest.mark.parametrize("changes, kind", [(MIXED, HybridLlama), (EXPERTS, ExpertsLlama)], ids=["hybrid", "experts"])
+def test_models_beyond_attention_train_go_on_write_and_serve(place, call, monkeypatch, changes, kind):
+    """An interrupted run ends as an unbroken one does; its checkpoint and its model write; no other program's do."""
+    (place / "run.toml").write_text(WITHOUT_DROPOUT)
+    steps = ("--max-steps", "6", "--set", "checkpoints.every_steps=2",
+             *(part for change in changes for part in ("--set", change)))
+    code, out, err = pretrain(call, *steps, out="whole")
+    assert code == 0, err
+    write = CsvLog.__call__
+
+    def stop_at_3(log, record):
+        write(log, record)
+        if record["step"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CsvLog, "__call__", stop_at_3)
+        assert pretrain(call, *steps, out="broken")[0] == 130
+    words = ("generate", "The clock", "--temperature", 0, "--max-new-tokens", 8, "--device", "cpu", "--model")
+    code, out, err = call(*words, "broken")
+    assert code == 0 and out.startswith("The clock") and "the model after step 3, from a checkpoint" in err
+    code, out, err = pretrain(call, *steps, out="broken")
+    assert code == 0 and "going on after step 3, from a checkpoint" in out, err
+    assert weights(place / "broken") == weights(place / "whole")
+    assert rows("broken/log.csv")[-1]["val_loss"] == rows("whole/log.csv")[-1]["val_loss"]
+    model = load_model(place / "broken" / "model", "cpu")
+    assert type(model) is kind and isinstance(model.config.mixers, tuple) and len(model.config.mixers) in (2, 4)
+    assert call(*words, "broken") == call(*words, "whole")
+    for to in ("huggingface", "gguf"):
+        code, out, err = call("export", "--model", "whole", "--to", to, "exported")
+        assert code == 1 and err.count("\n") == 1
+        assert f"no other program's format is known for the family {kind.__name__}: save it with" in err
+    assert not (place / "exported").exists()
+    tokenizer = load_tokenizer("tokenizer.json")
+    alone = generate(model, torch.tensor([tokenizer.encode("The clock")]), 8, temperature=0)[0].tolist()
+    with Engine(model, tokenizer, rows=2) as engine:
+        events = list(engine.events(Request(tokenizer.encode("The clock"), 8, Sampling(0))))
+    assert [*tokenizer.encode("The clock"), *events[-1].ids] == alone
+
+
+def test_experts_are_balanced_as_they_train_and_not_as_they_are_tested(place, call, monkeypatch):
+    (place / "run.toml").write_text(WITHOUT_DROPOUT)
+    changes = [part for change in EXPERTS for part in ("--set", change)]
+    assert pretrain(call, *changes)[0] == 0
+    monkeypatch.setattr(ExpertLoss, "__call__", lambda self, *batch: next_token_loss(*batch))
+    assert pretrain(call, *changes, out="without")[0] == 0
+    first, other = rows("out/log.csv"), rows("without/log.csv")
+    assert float(first[0]["loss"]) == pytest.approx(float(other[0]["loss"]) + 0.01, abs=2e-3)
+    assert float(first[1]["val_loss"]) == pytest.approx(float(other[1]["val_loss"]), abs=2e-3)
 
 
 @pytest.mark.slow

@@ -81,7 +81,21 @@ def test_flags_reach_the_server(chat_model, call, quiet):
     assert (code, err) == (0, "") and "is served at http://127.0.0.1:" in out and "may ask" not in out
     assert arguments[2:] == ("chat", "127.0.0.1", 0, 3, 5)
     assert settings == {"context": 90, "allow_hosts": ["b.example"], "max_tokens": 70, "seconds": 9.0,
-                        "origins": ("https://a.example",), "api_key": "k", "begin": ()}
+                        "origins": ("https://a.example",), "api_key": "k", "begin": (), "tools": None}
+
+
+def test_tools_are_offered_by_their_names(chat_model, call, quiet):
+    assert call("serve", "--model", chat_model, "--port", 0, "--tools", "calculator", "--tools", "calculator")[0] == 0
+    assert list(quiet[0][1]["tools"].tools) == ["calculator"]
+
+
+@pytest.mark.parametrize("model, tool, message", [
+    (None, "browser", "--tools is 'browser': it must be calculator"),
+    ("storyteller", "calculator", "--tools needs a model that converses, and storyteller only goes on with texts"),
+])
+def test_tools_that_cannot_be_are_refused_in_one_line(chat_model, call, quiet, model, tool, message):
+    code, out, err = call("serve", "--model", model or chat_model, "--port", 0, "--tools", tool)
+    assert (code, out, quiet) == (2, "", []) and err.count("\n") == 1 and message in err
 
 
 def test_whoever_serves_everybody_is_told_so(chat_model, call, quiet):

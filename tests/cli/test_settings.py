@@ -9,6 +9,7 @@ from llmbook import families
 from llmbook.cli.errors import UsageError
 from llmbook.cli.example import EXAMPLE
 from llmbook.cli.settings import Settings
+from llmbook.experts import ExpertsConfig
 from llmbook.families import Family, register_family
 from tests.cli.helpers import TINY, pretrain, tree
 
@@ -78,6 +79,29 @@ def test_the_settings_of_another_kind_of_model(tmp_path):
     assert values["training"] == {"learning_rate": 1.0, "betas": (0.0, 0.5), "max_norm": float("inf")}
     with pytest.raises(UsageError, match="rope_scaling is 3: it must be a table"):
         Settings(str(path), [("model", "rope_scaling", 3, "--set")])
+
+
+def test_the_settings_of_models_beyond_attention():
+    changes = {"kind": "experts", "d_model": 32, "n_heads": 4, "n_kv_heads": 2, "n_layers": 4, "n_experts": 6,
+               "mixers": ["gated delta", "attention"]}
+
+    def settings(**more):
+        return Settings(None, [("model", key, value, "--set") for key, value in {**changes, **more}.items()])
+
+    config = settings().model_config(300)
+    assert type(config) is ExpertsConfig and config.mixers == ("gated delta", "attention") * 2
+    assert (config.vocab_size, config.n_experts, config.experts_per_token) == (300, 6, 2)
+    for more, said in (({"mixers": "linear"}, "mixers is 'linear': it must be a list"),
+                       ({"mixers": 3}, "mixers is 3: it must be a list"),
+                       ({"mixers": [1]}, "mixers is 1: it must be text in quotation marks"),
+                       ({"n_experts": 1.5}, "n_experts is 1.5: it must be a whole number"),
+                       ({"kind": "hybrid"}, 'n_experts is not known: it goes with kind = "experts"')):
+        with pytest.raises(UsageError, match=said):
+            settings(**more)
+    for more, said in (({"mixers": ["mamba"]}, r"\[model\] no mixer 'mamba': choose from attention, window"),
+                       ({"experts_per_token": 7}, r"\[model\] experts_per_token \(7\) must not be more than")):
+        with pytest.raises(UsageError, match=said):
+            settings(**more).model_config(300)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,14 @@ def test_quantised_layers_compute_nearly_the_same(small, error, bias, rows):
     assert (small - exact).abs().max() < error * exact.abs().max()
 
 
+@pytest.mark.parametrize("small", [Int8Linear, Int4Linear])
+def test_rows_of_a_batch_get_what_each_gets_alone(small):
+    torch.manual_seed(0)
+    layer, x = small(nn.Linear(64, 96)), torch.randn(16, 64)
+    with torch.no_grad():
+        assert torch.equal(layer(x), torch.cat([layer(row[None]) for row in x]))
+
+
 def test_int8_keeps_each_weight_to_half_a_step_of_its_row():
     torch.manual_seed(0)
     linear = nn.Linear(64, 96, bias=False)

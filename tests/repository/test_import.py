@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import llmbook
-from llmbook.threads import SETTINGS
+from llmbook.threads import SETTINGS, dismiss_threads
 from tests.support.repository import ROOT
 
 THREADS = {*SETTINGS, "OMP_WAIT_POLICY"}
@@ -105,3 +105,38 @@ def test_torch_before_llmbook_beside_a_busy_program_is_warned_of_once():
                                   {"OMP_WAIT_POLICY": "passive"}], ids=str)
 def test_no_warning_where_it_does_not_matter(case):
     assert "Warning" not in late(**case)
+
+
+COMPUTES = """
+import os, threading, llmbook, torch
+from llmbook.threads import dismiss_threads, _gnu_libraries
+torch.set_num_threads(3)
+def names():
+    return len(os.listdir("/proc/self/task"))
+alone = names()
+x = torch.ones(512, 512)
+first = (x @ x).sum()
+busy = names()
+told = dismiss_threads()
+print(len(_gnu_libraries()), told, busy - alone, names() - alone, bool((x @ x).sum() == first))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other OpenMP libraries")
+def test_dismissed_threads_are_gone_and_come_back_when_they_are_needed():
+    libraries, told, busy, left, same = python(COMPUTES).split()
+    if libraries == "0":  # a build with Intel's or LLVM's library: nothing is done, and it says so
+        assert told == "False"
+    else:
+        assert (told, int(busy) > 0, left, same) == ("True", True, "0", "True")
+
+
+def test_without_such_a_library_nothing_is_dismissed(monkeypatch):
+    monkeypatch.setattr("llmbook.threads._gnu_libraries", list)
+    assert dismiss_threads() is False
+
+    def unknown():
+        raise FileNotFoundError("/proc/self/maps")
+
+    monkeypatch.setattr("llmbook.threads._gnu_libraries", unknown)
+    assert dismiss_threads() is False

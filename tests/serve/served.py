@@ -8,8 +8,10 @@ import torch
 
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.serve.server import Server
+from llmbook.serve.tools import KNOWN_TOOLS, TaughtCalls
 from llmbook.text import train_bpe
 from tests.cli.helpers import STORY
+from tests.support.scripted import Scripted
 
 VOCABULARY, CONTEXT = 310, 128
 
@@ -57,3 +59,39 @@ def events(text: str) -> list[object]:
     parts = text.split("\n\n")
     assert parts.pop() == "" and all(part.startswith("data: ") and "\n" not in part for part in parts)
     return [json.loads(part[6:]) if part != "data: [DONE]" else "[DONE]" for part in parts]
+
+
+class ToldToCall(Scripted):
+    """Says what `answer` makes of the text that it read. It knows no prefix that was read before."""
+
+    def __init__(self, answer, context_length: int = 700):
+        self.tokenizer = train_bpe(STORY, VOCABULARY, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
+        super().__init__(context_length, VOCABULARY)
+        self.answer = answer
+
+    def hidden_states(self, token_ids, cache=None):
+        hidden = super().hidden_states(token_ids, cache)
+        if token_ids.shape[1] > 1:
+            text = self.tokenizer.decode(self.held)
+            said = self.answer(text) + "<|im_end|>"
+            self.says = self.tokenizer.encode(said, allowed_special="all")
+        return hidden
+
+    def lm_head(self, hidden):
+        return 100 * super().lm_head(hidden)  # sure of it, at any temperature
+
+
+def calls_once(text: str) -> str:
+    """A model that asks the calculator, and then says what came back."""
+    *_, turn = text.split("<|im_start|>assistant\n")
+    before, mark, result = turn.partition("</calc>")
+    if mark:
+        return f" shells. I asked {before.rpartition('<calc>')[2]}."
+    opened = "" if turn.endswith("<calc>") else "I count: <calc>"
+    return f"{opened}347*28</calc>1, which nobody computed"
+
+
+def tool_server(answer=calls_once, **settings) -> Server:
+    model = ToldToCall(answer)
+    return Server(model, model.tokenizer, name="caller", port=0, prefix_bytes=0,
+                  **{"tools": TaughtCalls([*KNOWN_TOOLS.values()]), **settings})

@@ -8,7 +8,7 @@ import pytest
 from llmbook.cli.main import main
 from llmbook.serve.bodies import ChatBody, CompletionBody
 from llmbook.serve.server import Server
-from tests.serve.served import Caller, tiny_chat
+from tests.serve.served import Caller, tiny_chat, tool_server
 from tests.support.repository import ROOT
 
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
@@ -39,3 +39,6 @@ def test_its_programs_run(capsys):
         assert Caller(server).complete(**body)[0] == 200
     exec(PROGRAMS[1], {})
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+    with tool_server() as server:
+        exec(PROGRAMS[2].replace("http://127.0.0.1:8000", server.url), {})
+    assert capsys.readouterr().out == "I count:  shells. I asked 347*28."

@@ -24,16 +24,18 @@ def is_here() -> bool:
 
 
 class LlamaServer:
-    """A GGUF file in llama.cpp's server, whose cache keeps float32, so that it computes as exactly as it can.
+    """A GGUF file in llama.cpp's server.
 
     Args:
         path: the file. slots: how many requests it answers at once. context: tokens that each may have.
-        threads: that it computes with.
+        threads: that it computes with. exact: with a cache of float32 and without flash attention, so that it computes
+            as exactly as it can; if not, as it does unless told otherwise, which is faster.
     """
 
-    def __init__(self, path: Path, slots: int = 1, context: int = 256, threads: int = 1):
+    def __init__(self, path: Path, slots: int = 1, context: int = 256, threads: int = 1, exact: bool = True):
         environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-        command = [sys.executable, str(Path(__file__).resolve()), str(path), str(slots), str(context), str(threads)]
+        numbers = map(str, (slots, context, threads, int(exact)))
+        command = [sys.executable, str(Path(__file__).resolve()), str(path), *numbers]
         self.slots = slots
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          stderr=subprocess.DEVNULL, text=True, env=environment)
@@ -83,7 +85,7 @@ class LlamaServer:
         return {item["id"]: item["logprob"] for item in answer["completion_probabilities"][0]["top_logprobs"]}
 
 
-def serve(path: str, slots: int, context: int, threads: int) -> None:
+def serve(path: str, slots: int, context: int, threads: int, exact: int) -> None:
     """Serve until the standard input ends."""
     import xllamacpp
 
@@ -91,8 +93,9 @@ def serve(path: str, slots: int, context: int, threads: int) -> None:
     settings.model.path, settings.verbosity, settings.warmup = path, 0, False
     settings.n_ctx, settings.n_parallel = slots * context, slots
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
-    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds more
+    if exact:
+        settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds more
     server = xllamacpp.Server(settings)
     print(f"ADDRESS {server.listening_address}", flush=True)
     sys.stdin.read()

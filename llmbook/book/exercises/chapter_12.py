@@ -1,45 +1,26 @@
 """Checks for the exercises of chapter 12, quantisation and decoding."""
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llmbook.book.exercises import Wrong, exercise, expect, expect_tensor
+from llmbook.book.exercises import Wrong, close, compare, exercise, expect, expect_number, expect_tensor
 
 BITS = (2, 3, 4, 8)
-
-
-def _close(first: float, second: float) -> bool:
-    return math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-5)
-
-
-def _number(answer: Any, where: str) -> float:
-    if answer is None or answer is ...:
-        raise NotImplementedError
-    if isinstance(answer, Tensor) and answer.numel() == 1:
-        answer = answer.item()
-    expect(isinstance(answer, (int, float)) and not isinstance(answer, bool),
-           f"{where}: the answer is {answer!r}; it should be a number.")
-    return answer
 
 
 @exercise("12.1", "Q4_0 of the GGUF format takes 4.5 bits, and Q4_1, which has a minimum, 5.")
 def exercise_1(bits_per_weight: Callable[[int, int, bool], float]) -> None:
     for bits, block, minimum in ((4, 32, False), (4, 32, True), (8, 32, False), (3, 16, True), (2, 256, False)):
         where = f"For {bits} bits, blocks of {block} and {'a' if minimum else 'no'} minimum"
-        right = bits + (32 if minimum else 16) / block
-        answer = _number(bits_per_weight(bits, block, minimum), where)
-        if _close(answer, right):
-            continue
-        if _close(answer, bits + (32 if minimum else 16)):
-            raise Wrong(f"{where}: {answer}, and it should be {right:g}. All weights of a block share its scale.")
-        if minimum and _close(answer, bits + 16 / block):
-            raise Wrong(f"{where}: {answer}, and it should be {right:g}. The minimum takes 16 bits as well.")
-        raise Wrong(f"{where}: {answer}, and it should be {right:g}. Count the bits of a whole block, and divide.")
+        answer = expect_number(bits_per_weight(bits, block, minimum), f"{where}, the answer")
+        mistakes = [(bits + (32 if minimum else 16), "All weights of a block share its scale."),
+                    (bits + 16 / block, "The minimum takes 16 bits as well."),
+                    (answer, "Count the bits of a whole block, and divide.")]
+        compare(answer, bits + (32 if minimum else 16) / block, mistakes, f"{where} you say")
 
 
 @exercise("12.2", "For SmolLM2 and 100 MB that is 4,340 tokens; without groups it would be a third.")
@@ -47,17 +28,14 @@ def exercise_2(longest_text: Callable[[int, int, int, int, int], int]) -> None:
     cases = ((100_000_000, 30, 3, 64, 2), (8_000_000, 4, 4, 64, 4), (1000, 2, 1, 8, 2), (10, 2, 1, 8, 2))
     for memory, layers, heads, d_head, size in cases:
         where = f"For {memory:,} bytes, {layers} layers, {heads} heads of {d_head} and {size} bytes per number"
-        right = memory // (2 * layers * heads * d_head * size)
-        answer = _number(longest_text(memory, layers, heads, d_head, size), where)
-        if answer == right:
-            continue
-        if int(answer) == memory // (layers * heads * d_head * size):
-            raise Wrong(f"{where}: {answer}, and it should be {right}. A token leaves a key and a value.")
-        if int(answer) == memory // (2 * heads * d_head * size):
-            raise Wrong(f"{where}: {answer}, and it should be {right}. Each layer has a cache of its own.")
-        if int(answer) == right or answer == right + 1:
-            raise Wrong(f"{where}: {answer}, and it should be {right}. A part of a token is none: round down.")
-        raise Wrong(f"{where}: {answer}, and it should be {right}. Divide by the bytes that one token takes.")
+        answer = expect_number(longest_text(memory, layers, heads, d_head, size), f"{where}, the answer")
+        exact = memory / (2 * layers * heads * d_head * size)
+        hints = ((2 * exact, "A token leaves a key and a value."),
+                 (layers * exact, "Each layer has a cache of its own."),
+                 (exact, "A part of a token is none: round down."))
+        mistakes = [(value, hint) for number, hint in hints for value in (number, number // 1, number // 1 + 1)]
+        compare(answer, exact // 1, [*mistakes, (answer, "Divide by the bytes that one token takes.")],
+                f"{where} you say")
 
 
 @exercise("12.3", "Q4_1 stores a step and a minimum like this, and so does chapter 5b's model.")
@@ -72,7 +50,8 @@ def exercise_3(codes_with_minimum: Callable[[Tensor, int], Any]) -> None:
         expect(isinstance(answer, (tuple, list)) and len(answer) == 3,
                "Return three things: codes, step and minimum, in this order.")
         codes = expect_tensor(torch.as_tensor(answer[0]).float(), (200,), "codes")
-        step, minimum = (float(_number(part, where)) for part in answer[1:])
+        step, minimum = (expect_number(part, f"{where}, {name}")
+                         for part, name in zip(answer[1:], ("the step", "the minimum"), strict=True))
         expect(bool((codes == codes.round()).all()), f"{where}: the codes are no whole numbers. Round them.")
         most = 2**bits - 1
         expect(int(codes.min()) >= 0 and int(codes.max()) <= most,
@@ -110,7 +89,7 @@ def exercise_4(what_it_draws: Callable[[Tensor, Tensor], Tensor]) -> None:
         if torch.allclose(answer, kept + p, atol=1e-5):
             raise Wrong(f"{where}: the sum is {float(answer.sum()):.2f}. It redraws only when a guess is rejected: "
                         "how often is that?")
-        if not _close(float(answer.sum()), 1.0):
+        if not close(answer.sum(), torch.tensor(1.0)):
             raise Wrong(f"{where}: the sum is {float(answer.sum()):.2f}, and probabilities add up to 1.")
         raise Wrong(f"{where}: add what is kept, min(p, q), and what is redrawn: p, as often as a guess is rejected.")
 

@@ -128,16 +128,16 @@ def boxes(seed: int, n: int, part: str = "train", digits: Collection[int] = (1, 
     return list(_drawn(seed, n, part, draw))
 
 
-def countdown(seed: int, n: int, part: str = "train", numbers: int = 3) -> list[WorkedProblem]:
-    """Problems of the kind "countdown": a target from 1 to 99 that is to be calculated from so many numbers below 20,
-    each used once, by + - and *. One solution is known; `is_right` accepts any.
+def countdown(seed: int, n: int, part: str = "train", numbers: int = 3, largest: int = 19) -> list[WorkedProblem]:
+    """Problems of the kind "countdown": a target from 1 to 99 that is to be calculated from so many numbers, 1 to
+    `largest`, each used once, by + - and *. One solution is known, without brackets; `is_right` accepts any.
     """
-    if not 2 <= numbers <= 5:
-        raise ValueError(f"numbers is {numbers}: give 2 to 5")
+    if not 2 <= numbers <= 5 or not 1 < largest <= 19:
+        raise ValueError(f"numbers is {numbers}, largest {largest}: give 2 to 5 numbers, up to 2 to 19")
 
     def draw(source: random.Random) -> tuple[tuple[int, ...], WorkedProblem]:
         while True:
-            given = [source.randint(1, 19) for _ in range(numbers)]
+            given = [source.randint(1, largest) for _ in range(numbers)]
             order = source.sample(given, numbers)
             way = str(order[0]) + "".join(f"{source.choice('+-*')}{number}" for number in order[1:])
             target = _whole(way)
@@ -167,11 +167,12 @@ def is_right(problem: WorkedProblem, response: str) -> bool:
     answer = final_answer(response)
     if problem.kind != "countdown":
         return answer == problem.answer
-    given, target = sorted(re.findall(r"\d+", problem.prompt.partition(" from ")[2])), _whole(problem.answer)
-    if sorted(re.findall(r"\d+", answer)) != given or not re.fullmatch(r"[0-9+\-*() ]+", answer) or "**" in answer:
+    given = sorted(re.findall(r"\d+", problem.prompt.partition(" from ")[2]))
+    written = re.fullmatch(r"[0-9+\-*() ]+", answer) and "**" not in answer  # no powers, and no other sign
+    if not written or sorted(re.findall(r"\d+", answer)) != given:
         return False
     try:
-        return arithmetic(answer) == target
+        return arithmetic(answer) == _whole(problem.answer)
     except ValueError:
         return False
 

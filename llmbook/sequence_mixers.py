@@ -125,7 +125,7 @@ class RecurrentMixer(nn.Module):
         context, state = self.mix(query, key, value, x, state, filled)
         if cache is not None:
             cache.update(x.shape[1], projected[:, :, 1 - self.width :].clone(), state)
-        context = self.out_norm(context.to(query.dtype))
+        context = self.out_norm(context.to(self.out_norm.weight.dtype))
         return self.out(context.transpose(1, 2).flatten(2))  # heads concatenated
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, x: Tensor, state: Tensor | None,

@@ -405,6 +405,10 @@ MUTATIONS = {
         "problems", "if mark and end else", "if mark else", ["problems"]),
     "parts of the problems share numbers": (
         "problems", "if _part_of(numbers) == part:", "if True:", ["problems"]),
+    "a countdown is solved by a power": (
+        "problems", ' and "**" not in answer', "", ["problems"]),
+    "a countdown uses a number twice": (
+        "problems", 'sorted(re.findall(r"\\d+", answer)) != given', "False", ["problems"]),
 
     # two more transformers
     "a translation attends to its source's padding": (
@@ -498,7 +502,7 @@ MUTATIONS = {
         "sequence_mixers", "return found[..., :-1] / found[..., -1:].clamp(min=1e-6), state",
         "return found[..., :-1], state", ["sequence_mixers"]),
     "what a state says is not normed": (
-        "sequence_mixers", "context = self.out_norm(context.to(query.dtype))", "context = context.to(query.dtype)",
+        "sequence_mixers", "context = self.out_norm(context.to(", "context = (context.to(",
         ["sequence_mixers"]),
     "a state is as rough as the weights": (
         "sequence_mixers", "parts = at_least_float32(query, key, torch.cat([value, ones], dim=3))",

@@ -53,6 +53,13 @@ def test_a_story_is_what_it_says_and_stays_within_bounds():
         assert str(total) == problem.answer
 
 
+def test_countdown_has_as_many_numbers_as_asked_and_none_too_large():
+    for numbers, largest in ((3, 9), (4, 19)):
+        for problem in countdown(0, 60, numbers=numbers, largest=largest):
+            target, *given = map(int, re.findall(r"\d+", problem.prompt))
+            assert len(given) == numbers and 1 <= min(given) <= max(given) <= largest and 1 <= target <= 99
+
+
 def test_boxes_have_the_digits_asked_for():
     assert {len(problem.prompt.split()[0]) for problem in boxes(0, 60, digits=(2, 5))} == {2, 5}
     assert all(arithmetic(problem.steps[0].partition("=")[0]) == int(problem.answer) for problem in boxes(0, 20))
@@ -78,10 +85,23 @@ def test_true_steps_are_counted():
 
 def test_countdown_takes_any_calculation_with_each_number_once():
     problem = WorkedProblem("countdown", "Make 24 from 3, 5, 9.", ("3*5+9=24",), "3*5+9", 2)
-    for right in ("9+5*3", "(9+5*3)", "5*3+9"):
+    for right in ("9+5*3", "(9+5*3)", "5*3+9", "9 + 5 * 3", "9-(-5)*3"):
         assert is_right(problem, f" answer: {right}\n")
-    for wrong in ("24", "3*8", "3*5+9+0", "3*5+5+9-5", "9+5+3", "3**5-9", "__import__('os')", "3*5+", "((((9"):
+    for wrong in ("24", "3*8", "3*5+9+0", "3*5+5+9-5", "9+5+3", "3**5-9", "__import__('os')", "3*5+", "((((9",
+                  "03*5+9", "3*5+09", "3*5+9.0", "3*5+9=24", "3*5+9,", "3*5 9", "3(5)+9", "59-35", "3*\u0665+9"):
         assert not is_right(problem, f" answer: {wrong}\n"), wrong
+
+
+@pytest.mark.parametrize("target, numbers, tricks", [
+    (8, "2, 3", ("2**3", "2 ** 3", "2* *3", "(2)**(3)")), (23, "2, 3", ("23", "2 3", "(2)(3)", "2_3")),
+    (12, "1, 2, 4", ("12+0*4", "12", "1*2*4+4", "12/1", "4//1*2+4", "14-2")),
+    (7, "1, 2, 3", ("2**3-1", "21/3", "7", "2*3+1*1")),
+    (5, "2, 3", ("2+3.", "2+3e0", "02+3"))])
+def test_countdown_accepts_no_trick(target, numbers, tricks):
+    """Powers, two numbers written as one, numbers used twice or not at all, and digits that are none."""
+    problem = WorkedProblem("countdown", f"Make {target} from {numbers}.", (f"{target}={target}",), str(target), 1)
+    for trick in tricks:
+        assert not is_right(problem, f" answer: {trick}\n"), trick
 
 
 def test_checking_takes_no_time_whatever_is_written():
@@ -107,7 +127,8 @@ def test_every_text_comes_back_from_its_tokens():
     (lambda: number_stories(0, 1, "tests"), "part is 'tests': it must be one of train, val, test"),
     (lambda: number_stories(0, 1, steps=(0,)), "at least 1 each"),
     (lambda: boxes(0, 1, digits=()), "at least 1 each"),
-    (lambda: countdown(0, 1, numbers=9), "numbers is 9: give 2 to 5"),
+    (lambda: countdown(0, 1, numbers=9), "numbers is 9, largest 19: give 2 to 5"),
+    (lambda: countdown(0, 1, largest=1), "largest 1: give 2 to 5 numbers, up to 2 to 19"),
     (lambda: PieceTokenizer().encode("Mira has seven"), "'seven' is in no problem")])
 def test_what_cannot_be_is_refused(call, message):
     with pytest.raises(ValueError) as error:

@@ -34,6 +34,15 @@ def test_it_goes_back_to_the_newest_place_that_it_remembers():
     assert cache.length == 0 and cache.states is None
 
 
+def test_places_of_a_text_that_was_left_are_forgotten():
+    cache = filled_to(8)
+    cache.rewind(5)
+    cache.update(9, state(1, 14))  # another text, past where the first one was
+    assert cache.reachable(8) == 5 and cache.reachable(13) == 5
+    cache.rewind(8)
+    assert cache.length == 5 and cache.states[0][0, 0] == 5
+
+
 def test_it_remembers_as_many_states_as_asked_and_counts_one():
     cache = filled_to(20, remembered=3)
     assert cache.reachable(17) == 17 and cache.reachable(16) == 0
@@ -84,6 +93,8 @@ def test_a_window_masks_padding_where_it_is():
     cache.append(0, torch.ones(2, 1, 5, 1), torch.ones(2, 1, 5, 1))
     assert cache.mask(1)[:, 0, 0].tolist() == [[True] * 3, [False, True, True]]
     assert WindowCache(3, 2).mask(1) is None
+    first = WindowCache(3, 2, torch.tensor([0, 4])).mask(5)
+    assert first[1, 0, 1].tolist() == [False, True, False, False, True]  # padding sees itself: no softmax over nothing
 
 
 def all_layers() -> LayerCaches:
@@ -105,6 +116,17 @@ def test_all_layers_go_back_to_one_place():
     cache.layers[1].remembered, cache.layers[1]._earlier = 0, []
     cache.rewind(5)
     assert [layer.length for layer in cache.layers] == [0, 0, 0]
+
+
+def test_layers_agree_on_a_place_that_all_remember():
+    layers = [StateCache(1), StateCache(1)]
+    for layer, places in zip(layers, ((2, 4, 6), (3, 6))):
+        for place in places:
+            layer.update(place - layer.length, state(1, place))
+    cache = LayerCaches(layers, 9)
+    assert cache.reachable(6) == 6 and cache.reachable(5) == 0  # 4, then 3, then 2, then the beginning
+    cache.rewind(5)
+    assert [layer.length for layer in layers] == [0, 0]
 
 
 def test_a_beginning_is_a_cache_of_its_own():
@@ -135,8 +157,9 @@ def test_a_cache_of_the_same_layer_holds_other_texts():
     cache = WindowCache(3, 1)
     cache.append(0, torch.ones(1, 1, 4, 1), torch.ones(1, 1, 4, 1))
     keys = torch.arange(4.0).view(2, 1, 2, 1)
+    cache.append(0, torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
     other = cache.holding((keys, -keys), 5, 2, torch.tensor([0, 4]))
-    assert other.length == 5 and other.reachable(4) == 0 and cache.length == 4 and cache.batch_size == 1
+    assert other.length == 5 and other.reachable(4) == 0 and cache.reachable(4) == 4 and cache.batch_size == 1
     assert other.mask(1)[:, 0, 0].tolist() == [[True] * 3, [False, True, True]]
     seen, values = other.append(0, torch.full((2, 1, 1, 1), 9.0), torch.full((2, 1, 1, 1), 8.0))
     assert seen.flatten().tolist() == [0, 1, 9, 2, 3, 9] and values.flatten().tolist() == [0, -1, 8, -2, -3, 8]
@@ -156,6 +179,8 @@ def test_positions_leave_padding_out():
     cache.layers[0].update(3, state(2, 0))
     assert cache.positions(2).tolist() == [[3, 4], [1, 2]]
     assert LayerCaches([StateCache(2)], 9).positions(3).tolist() == [0, 1, 2]
+    empty = LayerCaches([StateCache(2, torch.tensor([0, 3]))], 9, torch.tensor([0, 3]))
+    assert empty.positions(5).tolist() == [[0, 1, 2, 3, 4], [0, 0, 0, 0, 1]]  # never negative
 
 
 @pytest.mark.parametrize("act, message", [

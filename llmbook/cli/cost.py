@@ -127,7 +127,8 @@ def dry_run(settings: Settings, config: Any, batch_size: int) -> int:
             ("  gradients", f"{4 * count / 1e6:,.0f}", "4 bytes a parameter"),
             ("  AdamW", f"{8 * count / 1e6:,.0f}", "8 bytes a parameter"),
             ("  activations", f"{kept / 1e6:,.0f}", "an estimate"),
-            ("FLOPs a step", f"{flops:.2e}", "6 x parameters x tokens, as in chapter 1"),
+            ("FLOPs a step", f"{flops:.2e}", "6 x parameters x tokens, as in chapter 1" if computing == count else
+             "6 x parameters that compute x tokens"),
             ("FLOPs in total", f"{flops * config.max_steps:.2e}", f"{config.max_steps:,} steps"),
             ("vocabulary", f"{tokenizer.n_vocab:,}", data.tokenizer_origin(tokens)),
             ("tokens a step", f"{step_tokens:,}", f"{config.accumulation_steps} x {batch_size} {rows}"),

@@ -559,6 +559,19 @@ MUTATIONS = {
         "serve.prefixes", "self._texts.move_to_end(best)", "pass", ["serve/prefixes"]),
     "no state is kept where texts part": (
         "serve.engine", "end = min(end, job.parting)", "pass", ["serve/prefixes"]),
+    "a call loses its closing mark": (
+        "serve.answers", "return sum(min(found))", "return min(found)[0]", ["serve/tools"]),
+    "a result is not read": (
+        "serve.app", "ids += adapt(self.tokenizer).encode_ordinary(begun)", "pass", ["serve/tools"]),
+    "a stream tells a call as text": (
+        "serve.protocol", "if self._may_call(text):", "if False:", ["serve/tools"]),
+    "a result of another call is taken": (
+        "serve.tools", 'if message.get("tool_call_id") != waiting:', "if False:", ["serve/tools"]),
+    "a forced call is told as text": (
+        "serve.tools", 'return ("",)  # the answer goes on within a call', "pass", ["serve/tools"]),
+    "a draft keeps what the text dropped": (
+        "quantization", "self.cache.rewind(int(same))", "self.cache.rewind(min(self.cache.length, len(ids) - 1))",
+        ["quantization"]),
 
     # adapters
     "an adapter's strength forgets its rank": (

@@ -19,6 +19,7 @@ from llmbook.generation import generate
 from llmbook.gpt import GPT, GPTConfig
 from llmbook.llama import Llama, LlamaConfig
 from llmbook.open_weights import format_chat, load_pretrained
+from llmbook.scale.encoding import tokenizer_fingerprint
 from llmbook.storyworld import check
 from llmbook.text import save_tokenizer, train_bpe
 from llmbook.training import evaluate, load_model, next_token_loss, save_model
@@ -254,6 +255,22 @@ def test_the_storyteller_is_small_and_knows_its_stories():
     sentences = sum(len(report.sentences) for report in reports)
     unknown = sum(problem.kind == "unknown sentence" for report in reports for problem in report.problems)
     assert 1 - unknown / sentences > 0.9
+
+
+def test_the_small_sibling_has_the_storyteller_s_tokens_and_guesses_what_it_says():
+    model, tokenizer = load_pretrained("storyteller-small", torch.float32, "cpu")
+    teller, its = load_pretrained("storyteller", torch.float32, "cpu")
+    folder = data_folder() / "storyteller-small"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
+    assert 9 * sum(p.numel() for p in model.parameters()) < 1.1 * sum(p.numel() for p in teller.parameters())
+    assert tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(its)
+    assert model.config.context_length == teller.config.context_length
+    documents = [its.encode_ordinary(text) for text in held_out_stories(10, short=True)]
+    inputs, _ = next(iter(make_document_loader(documents, 512, 10, its.eot_token, shuffle=False)))
+    with torch.no_grad():
+        same = model(inputs).argmax(-1) == teller(inputs).argmax(-1)
+    read = inputs != its.eot_token
+    assert same[read].float().mean() > 0.6
 
 
 def test_device_and_number_format_follow_the_one_policy(tmp_path, monkeypatch):

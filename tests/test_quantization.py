@@ -14,6 +14,7 @@ from llmbook.llama import Llama, LlamaConfig
 from llmbook.quantization import (
     BlockLinear,
     CountDraft,
+    ModelDraft,
     PromptLookup,
     absmax_codes,
     accept_guesses,
@@ -24,6 +25,7 @@ from llmbook.quantization import (
     speculate,
 )
 from tests.support.pretrained import SMALL, shaken, some_ids
+from tests.support.scripted import Scripted
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -125,10 +127,15 @@ class Bad:
         return guesses, F.one_hot(guesses, 61).float()
 
 
+def small_draft(context_length: int = 96, **sizes) -> ModelDraft:
+    torch.manual_seed(5)
+    return ModelDraft(shaken(Llama(LlamaConfig(**{**SMALL, "context_length": context_length, "n_layers": 1, **sizes}))))
+
+
 @pytest.mark.parametrize("kind", ["Llama", "GPT"])
 @pytest.mark.parametrize("draft", [PromptLookup(61, 1, 5), PromptLookup(61, 9), Bad(),
-                                   CountDraft([some_ids(1, 90)[0].tolist()], 61, 4)],
-                         ids=["lookup", "nothing found", "bad", "counts"])
+                                   CountDraft([some_ids(1, 90)[0].tolist()], 61, 4), small_draft(), small_draft(30)],
+                         ids=["lookup", "nothing found", "bad", "counts", "small model", "small context"])
 def test_the_likeliest_text_is_the_same_with_any_guesses(kind, draft):
     model = shaken(Llama(LlamaConfig(**SMALL)) if kind == "Llama" else GPT(GPTConfig(61, 96, 32, 4, 2, 0.0)))
     start = some_ids(1, 6)
@@ -150,13 +157,14 @@ def test_right_guesses_save_passes():
     assert torch.equal(found[0], text) and passes == 8  # five tokens in each
 
 
-def test_sampled_text_has_the_model_s_distribution():
+@pytest.mark.parametrize("kind", ["counts", "small model"])
+def test_sampled_text_has_the_model_s_distribution(kind):
     torch.manual_seed(0)
     model = shaken(Llama(LlamaConfig(**{**SMALL, "vocab_size": 3, "n_layers": 1})))
     with torch.no_grad():
         model.token_embedding.weight *= 0.3
     start, counts = torch.tensor([[0, 1]]), torch.zeros(3, 3)
-    draft = CountDraft([[0, 1, 2, 1, 0, 0, 2]], 3, 2)
+    draft = CountDraft([[0, 1, 2, 1, 0, 0, 2]], 3, 2) if kind == "counts" else small_draft(vocab_size=3)
     torch.manual_seed(1)
     for _ in range(1500):
         pair = speculate(model, start, 2, draft)[0][0, 2:].tolist()
@@ -186,6 +194,30 @@ def test_counts_count():
     assert guesses.tolist() == [1, 0] and torch.equal(q, F.one_hot(guesses, 3).float())
 
 
+def test_a_small_model_guesses_its_own_text_and_reads_each_token_once():
+    model = Scripted(context_length=40, vocab_size=61)
+    draft, ids = ModelDraft(model, 3), some_ids(1, 6)[0]
+    model.says = [7, 8, 9]
+    guesses, q = draft.propose(ids, 0)
+    assert guesses.tolist() == [7, 8, 9] and torch.equal(q, F.one_hot(guesses, 61).float())
+    assert model.passes == [6, 1, 1]
+    model.says = [1, 2, 3]
+    assert draft.propose(torch.cat([ids, torch.tensor([7, 8, 5])]), 0)[0].tolist() == [1, 2, 3]  # two were kept
+    assert model.passes[3:] == [1, 1, 1] and model.held == [*ids.tolist(), 7, 8, 5, 1, 2]
+    model.says = [4, 5, 6]
+    draft.propose(some_ids(1, 39)[0].flip(0), 0)  # another text: from the beginning, and its context soon ends
+    assert model.passes[6:] == [39, 1] and len(model.says) == 1
+    guesses, q = draft.propose(some_ids(1, 50)[0], 0)
+    assert guesses.shape == (0,) and q.shape == (0, 61)
+
+
+def test_the_model_itself_as_its_draft_is_always_right():
+    model = shaken(Llama(LlamaConfig(**SMALL)))
+    expected = generate(model, some_ids(1, 6), 40, temperature=0)
+    found, passes = speculate(model, some_ids(1, 6), 40, ModelDraft(copy.deepcopy(model), 4), temperature=0)
+    assert torch.equal(found, expected) and passes == 8
+
+
 def test_temperatures():
     p = torch.tensor([[0.5, 0.3, 0.2]])
     torch.testing.assert_close(sharpened(p, 1.0), p)
@@ -193,7 +225,33 @@ def test_temperatures():
     assert sharpened(p, 0).tolist() == [[1, 0, 0]]
 
 
-@pytest.mark.parametrize("ids, count", [(some_ids(2, 5), 3), (some_ids(1, 5)[:, :0], 3), (some_ids(1, 90), 7)])
+@pytest.mark.parametrize("temperature", [-1, float("nan"), float("inf"), 1e-9])
+def test_a_temperature_that_cannot_be_is_refused_in_one_line(temperature):
+    model = shaken(Llama(LlamaConfig(**SMALL)))
+    for call in (lambda: speculate(model, some_ids(1, 5), 3, PromptLookup(61), temperature),
+                 lambda: speculate(model, some_ids(1, 5), 0, PromptLookup(61), temperature),
+                 lambda: sharpened(torch.tensor([0.5, 0.5]), temperature)):
+        with pytest.raises(ValueError, match=f"temperature is {temperature}: it must be 0"):
+            call()
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: PromptLookup(61, match=0), "match is 0 and count 8: both must be at least 1"),
+    (lambda: PromptLookup(61, count=0), "match is 2 and count 0: both"),
+    (lambda: CountDraft([[1, 2]], 61, count=0), "count is 0: it must be at least 1"),
+    (lambda: ModelDraft(None, count=0), "count is 0: it must be at least 1"),
+    (lambda: speculate(shaken(Llama(LlamaConfig(**SMALL))), some_ids(1, 5), -1, PromptLookup(61)),
+     "max_new_tokens is -1: it must be a whole number, at least 0"),
+    (lambda: speculate(shaken(Llama(LlamaConfig(**SMALL))), some_ids(1, 5), 3, PromptLookup(60)),
+     "the draft knows 60 tokens and the model 61: give a draft with the model's tokenizer"),
+])
+def test_guesses_that_cannot_be_are_refused_in_one_line(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("ids, count", [(some_ids(1, 5)[0], 3), (some_ids(2, 5), 3), (some_ids(1, 5)[:, :0], 3),
+                                        (some_ids(1, 90), 7)])
 def test_texts_that_do_not_fit_are_refused(ids, count):
     model = shaken(Llama(LlamaConfig(**SMALL)))
     with pytest.raises(ValueError, match="give one text that has, with . tokens more, 1 to 96"):

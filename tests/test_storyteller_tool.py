@@ -153,6 +153,25 @@ def test_the_card_has_the_figures_of_the_files(finished, home, capsys):
         assert "| training | 6 steps of 4 stories: " in text and "d_model 16, 2 heads, 1 layers, context 1024" in text
 
 
+def test_the_card_has_the_sibling_s_figures_too(finished, home):
+    page, small = home.parent / "README.md", home.parent / storyteller.SIBLING
+    small.mkdir()
+    shutil.copy(finished / "run.toml", small)
+    for target in (home, small):
+        storyteller.main(["pack", str(finished / "run"), "--to", str(target)])
+    storyteller.main(["judge", "--model", storyteller.SIBLING, "--n", "5", "--to", str(small / "judged.json")])
+    page.write_text("\n".join(storyteller.MARKS) + "\n")
+    with pytest.raises(SystemExit, match="lacks the marks <!-- figures of the sibling: .*put them where"):
+        storyteller.main(["card"])
+    assert page.read_text() == "\n".join(storyteller.MARKS) + "\n"  # all or nothing
+    page.write_text("\n".join((*storyteller.MARKS, "between", *storyteller.SIBLING_MARKS)) + "\n")
+    storyteller.main(["card"])
+    first, second = page.read_text().split("between")
+    assert first.count("| tokenizer | byte-pair encoding of 400 tokens") == 1 and "held-out loss" not in first
+    assert second.count("| tokenizer | byte-pair encoding of 400 tokens") == 1
+    assert "| held-out loss, 200 stories | 2.000 nats a token, 0.700 bits a byte |" in second
+
+
 def test_another_size_of_a_llama_keeps_its_proportions(tmp_path):
     base = {"model": {"kind": "llama", "d_model": 256, "n_heads": 4, "n_layers": 4, "n_kv_heads": 4, "d_hidden": 704},
             "training": {"batch_size": 8}}

@@ -7,6 +7,12 @@
     python tools/storyteller.py table --run runs/storyteller            # sizes and budgets: table.json
     python tools/storyteller.py card                                    # the figures, into data/README.md
 
+The small sibling in data/storyteller-small is made in the same way, in a few minutes:
+
+    llmbook pretrain data/storyteller-small/run.toml --out runs/storyteller-small
+    python tools/storyteller.py pack runs/storyteller-small --to data/storyteller-small
+    python tools/storyteller.py judge --model storyteller-small --to data/storyteller-small/judged.json
+
 `table` trains one cell after the other, keeps each in --work, and goes on where it stopped.
 """
 
@@ -52,7 +58,9 @@ BUDGETS = (2.4e5, 4.8e5, 1.43e6)  # tokens to learn from: about 170, 330 and 1,0
 CAREFUL = 0.3  # a second temperature to judge at
 TOP_P = 0.95  # and the first without the tail of unlikely tokens
 LOG_ROWS = 300
+SIBLING = "storyteller-small"
 MARKS = ("<!-- figures: python tools/storyteller.py card -->", "<!-- end of the figures -->")
+SIBLING_MARKS = ("<!-- figures of the sibling: python tools/storyteller.py card -->", "<!-- end of its figures -->")
 
 
 def home() -> Path:
@@ -142,12 +150,30 @@ def report(model: Any, tokenizer: Any, n: int, temperature: float, seed: int, sh
 # --- the card -----------------------------------------------------------------------------------------------------
 
 def card(page: Path) -> None:
-    """Write the figures between their two marks into the page of the data."""
-    config = json.loads((home() / "config.json").read_text(encoding="utf-8"))
-    recipe_of = tomllib.loads((home() / "run.toml").read_text(encoding="utf-8"))
-    with open(home() / "log.csv", newline="", encoding="utf-8") as file:
+    """Write the figures of the storyteller, and of its sibling if it is there, into the page of the data."""
+    text = replaced(page, page.read_text(encoding="utf-8"), MARKS, figures("storyteller"))
+    if (data_folder() / SIBLING / "config.json").is_file():
+        text = replaced(page, text, SIBLING_MARKS, figures(SIBLING))
+    replace_file(page, text.encode())
+
+
+def replaced(page: Path, text: str, marks: tuple[str, str], lines: Sequence[str]) -> str:
+    """The text of a page with these lines between two marks."""
+    before, first, rest = text.partition(marks[0] + "\n")
+    _, second, after = rest.partition(marks[1])
+    if not second:
+        fail(f"{page} lacks the marks {marks[0]} and {marks[1]}: put them where the figures go")
+    return before + first + "\n".join(lines) + "\n" + second + after
+
+
+def figures(name: str) -> list[str]:
+    """The lines of a model's tables."""
+    folder = data_folder() / name
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    recipe_of = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
+    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
-    model, tokenizer = load_pretrained("storyteller", torch.float32, "cpu")
+    model, tokenizer = load_pretrained(name, torch.float32, "cpu")
     sizes = config["config"]
     rows = [("model", f"{config['model']}, {sum(p.numel() for p in model.parameters()):,} parameters: d_model "
              f"{sizes['d_model']}, {sizes['n_heads']} heads, {sizes['n_layers']} layers, context "
@@ -155,20 +181,16 @@ def card(page: Path) -> None:
             ("tokenizer", f"byte-pair encoding of {tokenizer.n_vocab:,} tokens, learned from short stories"),
             ("training", f"{int(last['step']):,} steps of {recipe_of['training']['batch_size']} stories: "
              f"{int(last['tokens']) / 1e6:.1f} million tokens, {float(last['seconds']) / 60:.0f} minutes")]
-    judged = home() / "judged.json"
+    judged = folder / "judged.json"
     rows += [(row["figure"], row["value"]) for row in (json.loads(judged.read_text()) if judged.is_file() else [])]
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    if (home() / "table.json").is_file():
+    if (folder / "table.json").is_file():
         lines += ["", "| parameters | tokens | seconds | nats a token | bits a byte | without a problem | ending "
                   "asked for |", "|---:|---:|---:|---:|---:|---:|---:|"]
         lines += [f"| {row['parameters']:,} | {row['tokens']:,} | {row['seconds']:,} | {row['loss']:.3f} | "
                   f"{row['bits_per_byte']:.3f} | {_percent(row, 'consistent')} | {_percent(row, 'ending')} |"
-                  for row in json.loads((home() / "table.json").read_text(encoding="utf-8"))]
-    before, first, rest = page.read_text(encoding="utf-8").partition(MARKS[0] + "\n")
-    _, second, after = rest.partition(MARKS[1])
-    if not second:
-        fail(f"{page} lacks the marks {MARKS[0]} and {MARKS[1]}: put them where the figures go")
-    replace_file(page, (before + first + "\n".join(lines) + "\n" + second + after).encode())
+                  for row in json.loads((folder / "table.json").read_text(encoding="utf-8"))]
+    return lines
 
 
 def _percent(row: Mapping[str, Any], name: str) -> str:

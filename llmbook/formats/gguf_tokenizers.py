@@ -138,7 +138,8 @@ def _kinds(data: Mapping[str, Any], count: int) -> list[int]:
 
 
 def _added(tokens: Sequence[str], kinds: Sequence[int]) -> list[dict[str, Any]]:
-    return [{"content": token, "id": number, "special": kind != TokenKind.USER_DEFINED, "normalized": False}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)  # transformers wants all of them
+    return [{"content": token, "id": number, "special": kind != TokenKind.USER_DEFINED, **flags}
             for number, (token, kind) in enumerate(zip(tokens, kinds))
             if kind in (TokenKind.UNKNOWN, TokenKind.CONTROL, TokenKind.USER_DEFINED) and token]
 

@@ -17,7 +17,8 @@ __all__ = ["FETCHED", "SHIPPED", "find_pretrained", "load_shipped", "refuse_two_
            "shipped_folder"]
 
 SHIPPED = {"storyteller": "a small language model that tells short stories in simple English, trained by this book",
-           "storyteller-chat": "the storyteller, which has learned to answer when it is asked about its stories"}
+           "storyteller-chat": "the storyteller, which has learned to answer when it is asked about its stories",
+           "storyteller-small": "the storyteller's small sibling, a ninth of its size, which guesses what it says next"}
 """Name -> what it is. Each is a folder of `save_model` in the book's data."""
 
 FETCHED = ("smollm2-135m-instruct", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")

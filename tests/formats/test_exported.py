@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import tokenizers as hub
 import torch
 
 from llmbook.classification import TextClassifier
@@ -230,6 +231,10 @@ def test_tokenizers_of_other_models_go_through(style, tmp_path):
         if style != "nfc" or text.isascii():
             assert again.encode(text, allowed_special="all") == tokens.encode(text, allowed_special="all"), text
     assert (set(again.end_ids), again.prefix) == (set(tokens.end_ids), tokens.prefix)
+    export(model, again, tmp_path / "ours")  # from the one file into a folder, as with SmolLM2
+    runner = hub.Tokenizer.from_file(str(tmp_path / "ours" / "tokenizer.json"))
+    for text in TEXTS:
+        assert runner.encode(text, add_special_tokens=False).ids == again.encode(text, allowed_special="all"), text
 
 
 def test_rows_that_no_token_has_are_filled(tokenizer, tmp_path):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-__all__ = ["ApiError", "ChatBody", "CompletionBody", "read_body", "short"]
+__all__ = ["ApiError", "ChatBody", "CompletionBody", "read_body", "terse"]
 
 MOST_STOPS, MOST_TOP = 4, 20
 # What changes nothing here, and is taken without a word.
@@ -147,12 +147,12 @@ def read_body(kind: type[Body], content: bytes) -> Any:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ApiError(400, f"the body is not JSON ({reason}): send an object in JSON") from None
     if not isinstance(given, dict):
-        raise ApiError(400, f"the body is {short(given)}: send an object in JSON")
+        raise ApiError(400, f"the body is {terse(given)}: send an object in JSON")
     for name, allowed in _ONLY.items():
         value = given.pop(name, None)
         if value is not None and value not in allowed:
             remedy = f"send {json.dumps(allowed[0])}, or leave it out" if allowed else "leave it out"
-            raise ApiError(400, f"{name} is {short(value)}, which this server does not do: {remedy}", name,
+            raise ApiError(400, f"{name} is {terse(value)}, which this server does not do: {remedy}", name,
                            "unsupported_parameter")
     given = {name: value for name, value in given.items() if name not in _IGNORED}
     try:
@@ -177,7 +177,7 @@ def _explain(kind: type[Body], error: ValidationError) -> ApiError:
     if problem["type"] == "value_error":
         return ApiError(400, f"{place} {message.removeprefix('Value error, ')}", place)
     wanted = re.sub(r"^\w+ should", "it must", message).partition(" after validation")[0]
-    return ApiError(400, f"{place} is {short(problem['input'])}: {wanted}", place, "invalid_value")
+    return ApiError(400, f"{place} is {terse(problem['input'])}: {wanted}", place, "invalid_value")
 
 
 def _steps(inside: list[Any]) -> Iterator[str]:
@@ -189,7 +189,7 @@ def _steps(inside: list[Any]) -> Iterator[str]:
             yield f".{step}"
 
 
-def short(value: Any) -> str:
+def terse(value: Any) -> str:
     """A part of a body for a message about it: 60 characters of its JSON at most."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..reasoning import Calculator, Tool
-from .bodies import short
+from .bodies import terse
 
 __all__ = ["KNOWN_TOOLS", "TaughtCalls", "TaughtTool"]
 
@@ -109,7 +109,7 @@ class TaughtCalls:
 
     def _known(self, place: str, name: Any) -> str:
         if not isinstance(name, str) or name not in self.tools:
-            raise ValueError(f"{place} is {short(name)}, which is not served here: this server knows "
+            raise ValueError(f"{place} is {terse(name)}, which is not served here: this server knows "
                              f"{', '.join(self.tools)}")
         return name
 
@@ -126,10 +126,10 @@ class TaughtCalls:
         function = choice.get("function") if isinstance(choice, Mapping) and choice.get("type") == "function" else None
         name = function.get("name") if isinstance(function, Mapping) else None
         if name is None:
-            raise ValueError(f"tool_choice is {short(choice)}: it must be none, auto, required, or a function with a "
+            raise ValueError(f"tool_choice is {terse(choice)}: it must be none, auto, required, or a function with a "
                              "name")
         if name not in offered:
-            raise ValueError(f"tool_choice is the function {short(name)} and the tools are {names}: offer it in tools,"
+            raise ValueError(f"tool_choice is the function {terse(name)} and the tools are {names}: offer it in tools,"
                              " or choose another")
         return self.tools[name]
 
@@ -154,8 +154,8 @@ class TaughtCalls:
                 raise ValueError(_out_of_order(place, number, waiting))
             if role == "tool":
                 if message.get("tool_call_id") != waiting:
-                    raise ValueError(f"{place}.tool_call_id is {short(message.get('tool_call_id'))}, and the call "
-                                     f"before it has {short(waiting)}: send the result of that one")
+                    raise ValueError(f"{place}.tool_call_id is {terse(message.get('tool_call_id'))}, and the call "
+                                     f"before it has {terse(waiting)}: send the result of that one")
                 told[-1]["content"] += text
                 waiting, after_result = None, True
                 continue
@@ -174,18 +174,18 @@ class TaughtCalls:
     def _call(self, place: str, calls: Any) -> tuple[str, str]:
         """A message's call as the model would write it, and its id."""
         if not isinstance(calls, list) or not all(isinstance(one, Mapping) for one in calls):
-            raise ValueError(f"{place}.tool_calls is {short(calls)}: send it as the server gave it")
+            raise ValueError(f"{place}.tool_calls is {terse(calls)}: send it as the server gave it")
         if len(calls) > 1:
             raise ValueError(f"{place}.tool_calls has {len(calls)} calls, and this model makes one at a time: give "
                              "each a message of its own, with its result after it")
         place, call = f"{place}.tool_calls[0]", calls[0]
         function = call.get("function")
         if not isinstance(call.get("id"), str) or not isinstance(function, Mapping):
-            raise ValueError(f"{place} is {short(call)}: send it as the server gave it, with an id and a function")
+            raise ValueError(f"{place} is {terse(call)}: send it as the server gave it, with an id and a function")
         tool = self.tools[self._known(f"{place}.function.name", function.get("name"))].tool
         asked = _only_text(function.get("arguments"))
         if asked is None:
-            raise ValueError(f"{place}.function.arguments is {short(function.get('arguments'))}: send an object of "
+            raise ValueError(f"{place}.function.arguments is {terse(function.get('arguments'))}: send an object of "
                              "one text in JSON, as the server gave it")
         return f"{tool.opening}{asked}{tool.closing}", call["id"]
 
@@ -195,12 +195,12 @@ def _parameter(place: str, parameters: Any) -> str:
     properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
     wanted = list(properties) if isinstance(properties, Mapping) else []
     if len(wanted) != 1:
-        raise ValueError(f"{place} has the properties {short(wanted)}: give one, a text, since the model writes one "
+        raise ValueError(f"{place} has the properties {terse(wanted)}: give one, a text, since the model writes one "
                          "text for each call")
     schema = properties[wanted[0]]
     kind = schema.get("type", "string") if isinstance(schema, Mapping) else None
     if kind != "string":
-        raise ValueError(f"{place}.properties.{wanted[0]} has the type {short(kind)}: give \"string\", since the "
+        raise ValueError(f"{place}.properties.{wanted[0]} has the type {terse(kind)}: give \"string\", since the "
                          "model writes a text")
     return wanted[0]
 
@@ -219,7 +219,7 @@ def _out_of_order(place: str, number: int, waiting: str | None) -> str:
     if waiting is None:
         return (f"{place} is a result, and no call stands before it: send the assistant's message with its tool_calls "
                 "first")
-    return (f"{place} comes where the result of the call {short(waiting)} of messages[{number - 1}] must stand: send a "
+    return (f"{place} comes where the result of the call {terse(waiting)} of messages[{number - 1}] must stand: send a "
             "message of the role tool with that tool_call_id")
 
 

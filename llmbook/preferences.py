@@ -46,8 +46,8 @@ class RewardModel(nn.Module):
         model: a `GPT`, a `Llama` or another language model; used as it is, not copied. Its output
             layer is left out.
 
-    The layer begins with zeros. Source: Stiennon et al., "Learning to Summarize from Human
-        Feedback" (2020).
+    Source: Stiennon et al., "Learning to Summarize from Human Feedback" (2020); their layer begins
+        with random weights, this one with zeros.
     """
 
     def __init__(self, model: LanguageModel):

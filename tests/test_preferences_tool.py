@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -50,6 +51,14 @@ def test_calibration_counts_every_vote_once():
     assert math.isclose(cells[0][0], 2 * float(torch.tensor(0.1).sigmoid()), abs_tol=0.01)
 
 
+def test_answers_are_judged_by_taste_content_and_length():
+    entries = pd.DataFrame([{"kind": "sum", "output": "12", "check": {"number": "6 + 6"}},
+                            {"kind": "sum", "output": "7", "check": {"number": "3 + 4"}},
+                            {"kind": "poem", "output": "Waves.", "check": None}])
+    told = tool.judged_answers(entries, ["12", "Sure, here is the answer: 8", "Waves come and go."])
+    assert told == {"fits": [2, 3], "contained": [1, 2], "words": pytest.approx(3.7, abs=0.04)}
+
+
 def test_each_run_is_written_and_another_call_goes_on(study, monkeypatch):
     runs = []
 
@@ -69,10 +78,10 @@ def test_each_run_is_written_and_another_call_goes_on(study, monkeypatch):
     for name in ("dpo_run", "reinforce_run"):
         monkeypatch.setattr(tool.Study, name, lambda self, **what: runs.append(tuple(what.items())) or {})
     tool.Study(math.inf).go(("rewards", "dpo", "few", "reinforce", "real"))
-    assert len(runs) == 9 + 3 + 3 + 4 + 1  # none of the five once more
+    assert len(runs) == 9 + 6 + 3 + 4 + 2  # none of the five once more
     stored = json.loads(tool.TABLE.read_text())
-    assert {part: len(rows) for part, rows in stored.items()} == {"rewards": 9, "dpo": 3, "few votes": 3,
-                                                                  "reinforce": 4, "real": 1}
+    assert {part: len(rows) for part, rows in stored.items()} == {"rewards": 9, "dpo": 6, "few votes": 3,
+                                                                  "reinforce": 4, "real": 2}
 
 
 def test_a_new_storyteller_tells_its_own_stories_and_all_runs_are_made_again(tmp_path, monkeypatch):

@@ -120,8 +120,8 @@ def preference_study() -> dict[str, list[dict[str, Any]]]:
 def spread_table(rows: Sequence[Mapping[str, Any]], by: str | list[str], columns: Mapping[str, str]) -> pd.DataFrame:
     """Runs over several seeds, one line for each value of `by`.
 
-    columns: heading -> name in the rows. Numbers become their mean and, in brackets, the lowest and the highest;
-    [right, of] becomes the share over all seeds with its interval.
+    columns: heading -> name in the rows. Numbers become their mean and, in brackets, the lowest and the highest where
+    there is more than one seed; [right, of] becomes the share over all seeds with its interval.
     """
     names = [by] if isinstance(by, str) else by
     lines = []
@@ -133,7 +133,8 @@ def spread_table(rows: Sequence[Mapping[str, Any]], by: str | list[str], columns
             if isinstance(values[0], list):
                 line[heading] = str(Share(*map(sum, zip(*values))))
             else:
-                line[heading] = f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+                spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+                line[heading] = f"{sum(values) / len(values):.2f}{spread}"
         lines.append(line)
     return load_extra("pandas").DataFrame(lines).set_index(names)
 

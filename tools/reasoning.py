@@ -91,7 +91,7 @@ CALL_STEPS = 400  # of batches of examples, before the calculator is taught by r
 IN_STEPS, BOXES, CALLS = 0.45, 0.1, 0.3  # shares: of stories with steps, of box problems, of these with calls
 GRPO = {"max_steps": 30, "prompts_per_step": 24, "group_size": 16, "max_new_tokens": 40, "learning_rate": 1e-3,
         "device": "cpu", "progress": False}
-REAL = {"max_steps": 12, "prompts_per_step": 8, "group_size": 8, "max_new_tokens": 24, "learning_rate": 5e-4,
+REAL = {"max_steps": 60, "prompts_per_step": 8, "group_size": 8, "max_new_tokens": 24, "learning_rate": 5e-4,
         "warmup_steps": 2}
 SHORT = 64  # tokens of a prompt that SmolLM2 trains on, so that a step takes less than a minute
 

@@ -108,7 +108,7 @@ def test_no_warning_where_it_does_not_matter(case):
 
 
 COMPUTES = """
-import os, threading, llmbook, torch
+import os, time, llmbook, torch
 from llmbook.threads import dismiss_threads, _gnu_libraries
 torch.set_num_threads(3)
 def names():
@@ -118,6 +118,9 @@ x = torch.ones(512, 512)
 first = (x @ x).sum()
 busy = names()
 told = dismiss_threads()
+until = time.monotonic() + 20  # a thread that was told to end does so when it gets a core
+while names() > alone and time.monotonic() < until:
+    time.sleep(0.01)
 print(len(_gnu_libraries()), told, busy - alone, names() - alone, bool((x @ x).sum() == first))
 """
 

@@ -19,6 +19,7 @@ from ..protocols import LossFunction
 from ..training import History, train
 from .figures import BLUE, ORANGE
 from .storytelling import Share
+from .studies import STUDENT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,6 @@ __all__ = ["TABLE_NAME", "count_weights", "draw_runs", "draw_study", "lora_study
            "train_adapter", "training_memory"]
 
 TABLE_NAME = "lora.json"  # tools/lora.py writes it
-STUDENT = {3: 4.30}  # runs -> how many standard errors make 95 % on each side together, by Student's t
 
 
 def train_adapter(classifier: TextClassifier, training: PreparedTexts, epochs: int, learning_rate: float, seed: int = 0,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..generation import generate
 from ..quantization import BlockLinear, Draft, speculate
 from .figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from .studies import STUDENT
 from .timing import median_time
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["compare_drafts", "completion", "draw_bit_losses", "draw_roofline", "draw_weight_errors", "layer_errors",
            "pass_time", "plain_ticks"]
 
-STUDENT = {4: 3.18, 6: 2.57, 8: 2.36, 10: 2.26, 12: 2.20}  # texts -> standard errors that make 95 %, by Student's t
+TEXTS = (4, 6, 8, 10, 12)  # that an interval may be over
 
 
 def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
@@ -145,8 +146,8 @@ def compare_drafts(model: nn.Module, drafts: Mapping[str, Draft], openings: Sequ
     """
     import pandas as pd
 
-    if len(openings) not in STUDENT:
-        raise ValueError(f"there are {len(openings)} openings: give {', '.join(map(str, STUDENT))}, for an interval")
+    if len(openings) not in TEXTS:
+        raise ValueError(f"there are {len(openings)} openings: give {', '.join(map(str, TEXTS))}, for an interval")
     given: dict[str, list[float]] = {name: [] for name in drafts}
     faster: dict[str, list[float]] = {name: [] for name in drafts}
     generate(model, openings[0], 4, temperature=temperature)

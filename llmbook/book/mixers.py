@@ -29,7 +29,7 @@ from .corpora import story_documents
 from .figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 from .ladder import VALIDATION_SEED
 from .storytelling import Share, story_loss
-from .studies import read_study
+from .studies import STUDENT, read_study
 
 __all__ = ["COLOURS", "KINDS", "PAIRS", "RECALL_SIZES", "STORY_SIZES", "TABLE_NAME", "RecallBatches",
            "draw_expert_shares", "draw_recall", "draw_state_bytes", "equal_hidden", "expert_shares", "expert_table",
@@ -52,7 +52,7 @@ RECALL_SIZES = {"vocab_size": N_KEYS * (N_VALUES + 1), "context_length": 64, "d_
                 "n_layers": 2, "d_hidden": 64, "window": 8}
 STORY_SIZES = {"vocab_size": 2048, "context_length": 512, "d_model": 64, "n_heads": 2, "n_layers": 4, "d_hidden": 160,
                "window": 16}
-STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # runs -> how many standard errors make 95 %, by Student's t
+RUNS = (2, 3, 4, 5)  # that an interval may be over
 
 
 def mixer_model(kind: str, seed: int, **sizes: Any) -> HybridLlama:
@@ -219,7 +219,7 @@ def mixer_study() -> dict[str, list[dict[str, Any]]]:
 def mean_over_runs(values: Sequence[float]) -> tuple[float, float]:
     """The mean of a few runs, and half of its 95 % interval by Student's t. Raises ValueError for fewer than 2 runs or
     more than 5."""
-    if len(values) not in STUDENT:
+    if len(values) not in RUNS:
         raise ValueError(f"{len(values)} runs: give 2 to 5")
     return float(np.mean(values)), float(STUDENT[len(values)] * np.std(values, ddof=1) / len(values) ** 0.5)
 

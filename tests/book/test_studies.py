@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from scipy import stats
 
-from llmbook.book.studies import KeptRuns, read_study, seconds_option, tell_whether_complete
+from llmbook.book.studies import STUDENT, KeptRuns, read_study, seconds_option, tell_whether_complete
 
 
 def test_a_row_is_written_at_once_and_another_study_goes_on_with_it(tmp_path, capsys):
@@ -35,3 +36,8 @@ def test_a_stored_study_is_read_and_a_missing_one_names_its_command():
     assert set(read_study("mixers.json", "python tools/mixers.py")) >= {"recall", "stories"}
     with pytest.raises(FileNotFoundError, match=r"none\.json is missing: make it with `python tools/none\.py`"):
         read_study("none.json", "python tools/none.py")
+
+
+def test_the_factors_of_intervals_are_students():
+    for number, factor in STUDENT.items():
+        assert factor == round(stats.t.ppf(0.975, number - 1), 2), number

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -44,6 +45,21 @@ EXPERTS = ("model.kind=experts", "model.mixers=['delta', 'attention']", "model.n
 WITHOUT_DROPOUT = TINY.replace("dropout = 0.1\n", "")
 
 
+@contextmanager
+def interrupted_after(monkeypatch, step):
+    """Ctrl-C as soon as a run has noted this step."""
+    write = CsvLog.__call__
+
+    def stop(log, record):
+        write(log, record)
+        if record["step"] == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CsvLog, "__call__", stop)
+        yield
+
+
 @pytest.mark.parametrize("changes, kind", [(MIXED, HybridLlama), (EXPERTS, ExpertsLlama)], ids=["hybrid", "experts"])
 def test_models_beyond_attention_train_go_on_write_and_serve(place, call, monkeypatch, changes, kind):
     """An interrupted run ends as an unbroken one does; its checkpoint and its model write; no other program's do."""
@@ -52,15 +68,7 @@ def test_models_beyond_attention_train_go_on_write_and_serve(place, call, monkey
              *(part for change in changes for part in ("--set", change)))
     code, out, err = pretrain(call, *steps, out="whole")
     assert code == 0, err
-    write = CsvLog.__call__
-
-    def stop_at_3(log, record):
-        write(log, record)
-        if record["step"] == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CsvLog, "__call__", stop_at_3)
+    with interrupted_after(monkeypatch, 3):
         assert pretrain(call, *steps, out="broken")[0] == 130
     words = ("generate", "The clock", "--temperature", 0, "--max-new-tokens", 8, "--device", "cpu", "--model")
     code, out, err = call(*words, "broken")
@@ -99,15 +107,7 @@ def test_experts_are_balanced_as_they_train_and_not_as_they_are_tested(place, ca
 def test_stopped_and_killed_runs_end_as_an_unbroken_one_does(place, call, monkeypatch):
     steps = ("--max-steps", "60", "--set", "training.eval_every=20", "--set", "checkpoints.every_steps=10")
     assert pretrain(call, *steps, out="whole")[0] == 0
-    write = CsvLog.__call__
-
-    def stop_at_13(log, record):
-        write(log, record)
-        if record["step"] == 13:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CsvLog, "__call__", stop_at_13)
+    with interrupted_after(monkeypatch, 13):
         code, out, _ = pretrain(call, *steps, out="broken")
     assert code == 130
     assert out.endswith("interrupted after step 13, which is saved: the same command goes on from there\n")
